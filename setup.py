@@ -1,0 +1,109 @@
+"""Packaging: metadata, dependencies with the reason for each bound, extras."""
+
+import pathlib
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+# Top-level folders that install inside the package.
+MAPPED = {"tasks": "xqg_jax.tasks", "gin_configs": "xqg_jax.gin_configs"}
+
+REQUIRED = [
+  # One minor series: jax drops deprecated names at every minor release, and
+  # jax.nn.dot_product_attention still changes there. Tested with 0.10.2.
+  "jax>=0.10.2,<0.11",
+  # 0.12.8 is the first to be tested with jax 0.10.2; Linen's partitioning
+  # API, which T5X's names rest on, may move in 0.13.
+  "flax>=0.12.8,<0.13",
+  "optax>=0.2.8,<0.3",  # 0.3 may drop the deprecated transform aliases
+  # Checkpoints: the on-disk layout is stable within 0.12.
+  "orbax-checkpoint>=0.12.8,<0.13",
+  "tensorstore>=0.1.84,<0.2",  # the first with every zarr3 option used here
+  # 1.4 is the first with numpy 2; 1.4.2's optional TensorFlow ops are built
+  # for 2.20, the bound of the extra `tasks`.
+  "scann>=1.4.2,<1.5",
+  "gin-config>=0.5.0,<0.6",  # dynamic registration as T5X uses it
+  "numpy>=2.0,<3",  # scann 1.4 is built for numpy 2
+  "tokenizers>=0.22,<0.24",  # as transformers 5 bounds it
+  "transformers>=5.0,<6",  # tokenizers without tokenizer.json
+  "huggingface_hub>=1.0,<3",  # as transformers 5 bounds it
+  "safetensors>=0.6,<1",
+  "jaxtyping>=0.3.2,<0.4",
+  "ir_measures>=0.4.0,<0.5",  # 0.4 defines RR@k and Success@k as used here
+  "nltk>=3.9.1,<4",  # 3.9.1 replaced pickled punkt data by punkt_tab
+  "tqdm>=4.66,<5",
+  "jinja2>=3.1,<4",
+  "matplotlib>=3.9,<4",  # the first for numpy 2
+]
+
+TASKS = [
+  "seqio>=0.0.20,<0.1",
+  # seqio pulls tensorflow-text, which pulls the newest TensorFlow; ScaNN
+  # 1.4.2 is built for 2.20 and dies beside 2.21.
+  "tensorflow>=2.20.0,<2.21",
+  "tensorflow-text>=2.20.0,<2.21",
+  "tensorflow-datasets>=4.9.10,<5",  # the first without the `imp` module
+]
+
+TEST = [
+  *TASKS,
+  "pytest>=8.3,<10",
+  "hypothesis>=6.100,<7",
+  "beartype>=0.20,<0.30",  # runtime checks of jaxtyping annotations
+  # Reference models, never imported by the package; one build, because the
+  # tolerances of the parity tests were met with it.
+  "torch==2.13.0",
+  "ruff==0.17.6",  # the formatter changes between releases
+]
+
+setup(
+  name="xqg_jax",
+  version="0.1.0",
+  description=(
+    "Cross-lingual dense retrieval with generated queries, in JAX: train, "
+    "generate, encode, augment, index, search, evaluate."
+  ),
+  long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  python_requires=">=3.11,<3.13",  # seqio's tensorflow-text ends at 3.12
+  packages=[
+    *find_packages(include=["xqg_jax", "xqg_jax.*"]),
+    *(
+      target + package.removeprefix(folder)
+      for folder, target in MAPPED.items()
+      for package in find_packages(include=[folder, f"{folder}.*"])
+    ),
+  ],
+  package_dir={target: folder for folder, target in MAPPED.items()},
+  package_data={
+    "": ["*.gin", "*.jinja", "py.typed"],
+  },
+  install_requires=REQUIRED,
+  extras_require={
+    "tasks": TASKS,
+    "test": TEST,
+    # T5X itself is not on PyPI: README, "Fine-tuning with T5X".
+    "t5x": [
+      *TASKS,
+      "cached_property",
+      "clu",
+      "fiddle",
+      "grain",
+      "tensorboard",
+    ],
+    "gpu": ["jax[cuda12]>=0.10.2,<0.11"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    "bench": ["torch==2.13.0", "sentence-transformers>=5.1,<7", "faiss-cpu"],
+  },
+  entry_points={"console_scripts": ["xqg = xqg_jax.cli:main"]},
+  classifiers=[
+    "Development Status :: 4 - Beta",
+    "Intended Audience :: Science/Research",
+    "Programming Language :: Python :: 3.11",
+    "Programming Language :: Python :: 3.12",
+    "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    "Topic :: Text Processing :: Linguistic",
+  ],
+)
