@@ -1,0 +1,91 @@
+import gzip
+
+import pytest
+
+from xqg_jax import files
+from xqg_jax.errors import InputError
+
+
+def test_atomic_path_leaves_nothing_when_the_block_raises(tmp_path):
+  target = tmp_path / "sub" / "out.txt"
+  with pytest.raises(KeyError), files.atomic_path(target) as partial:
+    partial.write_text("half")
+    raise KeyError
+  assert list((tmp_path / "sub").iterdir()) == []
+
+
+def test_atomic_path_replaces_the_old_file(tmp_path):
+  target = tmp_path / "out.txt"
+  files.write_text(target, "old")
+  files.write_text(target, "new")
+  assert target.read_text() == "new"
+  assert [p.name for p in tmp_path.iterdir()] == ["out.txt"]
+
+
+def test_json_refuses_nan_and_reads_back(tmp_path):
+  path = tmp_path / "a.json"
+  with pytest.raises(ValueError):
+    files.write_json(path, {"loss": float("nan")})
+  assert not path.exists()
+  files.write_json(path, {"ä": [1, 2]})
+  assert files.read_json(path) == {"ä": [1, 2]}
+
+
+@pytest.mark.parametrize(
+  ("content", "message"),
+  [
+    (None, "a.json: no such file; check the path"),
+    ("{", "a.json: not valid JSON (Expecting property name"),
+  ],
+)
+def test_read_json_names_the_file(tmp_path, content, message):
+  path = tmp_path / "a.json"
+  if content is not None:
+    path.write_text(content)
+  with pytest.raises(InputError) as error:
+    files.read_json(path)
+  assert message in str(error.value)
+
+
+def test_read_lines_reads_gzip_and_plain_alike(tmp_path):
+  plain, packed = tmp_path / "a.txt", tmp_path / "a.txt.gz"
+  plain.write_text("ä\nb\u2028c\n", encoding="utf-8")
+  packed.write_bytes(gzip.compress(plain.read_bytes()))
+  expected = [("1", "ä"), ("2", "b\u2028c")]
+  for path in (plain, packed):
+    lines = [(w.rpartition(":")[2], t) for w, t in files.read_lines(path)]
+    assert lines == expected
+
+
+def test_read_lines_names_a_cut_off_gzip(tmp_path):
+  path = tmp_path / "a.jsonl.gz"
+  path.write_bytes(gzip.compress(b"abc\n" * 10_000)[:-20])
+  with pytest.raises(InputError, match=r"a\.jsonl\.gz: damaged gzip file"):
+    list(files.read_lines(path))
+
+
+def test_read_lines_names_the_line_before_bad_utf8(tmp_path):
+  path = tmp_path / "a.tsv"
+  path.write_bytes(b"good\n\xff\xfe\n")
+  with pytest.raises(InputError, match=r"a\.tsv: not UTF-8"):
+    list(files.read_lines(path))
+
+
+def test_claim_goes_on_with_the_same_run_only(tmp_path):
+  folder = tmp_path / "out"
+  arguments = {"alpha": 0.1, "languages": ("ar", "ru")}
+  files.claim_output_dir(folder, stage="augment", arguments=arguments)
+  files.claim_output_dir(folder, stage="augment", arguments=arguments)
+  with pytest.raises(InputError, match="holds a run with another alpha"):
+    files.claim_output_dir(
+      folder, stage="augment", arguments={**arguments, "alpha": 0.2}
+    )
+  with pytest.raises(InputError, match="already holds a run of `augment`"):
+    files.claim_output_dir(folder, stage="encode", arguments=arguments)
+
+
+def test_claim_refuses_a_folder_with_something_else(tmp_path):
+  (tmp_path / "thesis.tex").write_text("x")
+  with pytest.raises(InputError, match="is not empty"):
+    files.claim_output_dir(tmp_path, stage="encode", arguments={})
+  assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]

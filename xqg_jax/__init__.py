@@ -1,0 +1,61 @@
+"""Cross-lingual dense retrieval with generated queries, in JAX.
+
+One function a stage, each also a verb of the command line:
+
+  train, generate, encode, augment, build_index, search, evaluate, report
+
+Names are loaded when first used, so that `import xqg_jax` is light.
+"""
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+  "Augmentation": "augmentation",
+  "AugmentedView": "augmentation",
+  "DualEncoder": "models.dual_encoder",
+  "DualEncoderConfig": "models.dual_encoder",
+  "EmbeddingStore": "store",
+  "GeneratedQueries": "records",
+  "InputError": "errors",
+  "Passage": "records",
+  "Question": "records",
+  "TrainingPair": "records",
+  "augment": "augmentation",
+  "augment_embeddings": "augmentation",
+  "build_index": "indexing",
+  "encode": "encoding",
+  "encode_texts": "encoding",
+  "evaluate": "evaluation",
+  "generate": "generation",
+  "load_dual_encoder": "checkpoints",
+  "load_query_generator": "checkpoints",
+  "make_xor_mini": "xor_mini",
+  "open_store": "store",
+  "open_view": "augmentation",
+  "prepare": "preparation",
+  "read_generated_queries": "records",
+  "read_passages": "records",
+  "read_questions": "records",
+  "read_training_pairs": "records",
+  "report": "reporting",
+  "run_demo": "demo",
+  "search": "searching",
+  "success_at_k_tokens": "measures",
+  "train": "training",
+}
+
+__all__ = sorted(_PUBLIC)  # noqa: PLE0605 (names resolve lazily)
+
+
+def __getattr__(name: str) -> Any:
+  if name not in _PUBLIC:
+    raise AttributeError(f"module 'xqg_jax' has no attribute {name!r}")
+  module = importlib.import_module(f"xqg_jax.{_PUBLIC[name]}")
+  return getattr(module, name)
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_PUBLIC})

@@ -1,0 +1,171 @@
+"""Files as every stage writes them: atomically, claimed, with checksums."""
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from xqg_jax.errors import InputError
+
+RUN_FILE = "run.json"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Yields a temporary sibling of `path` that becomes `path` on success.
+
+  The file or folder written to the yielded name is renamed when the block
+  ends and removed when it raises, so a reader never sees half of it.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = path.with_name(f".{path.name}.partial")
+  _remove(partial)
+  try:
+    yield partial
+    partial.replace(path)
+  finally:
+    _remove(partial)
+
+
+def _remove(path: pathlib.Path) -> None:
+  if path.is_dir():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes UTF-8 text atomically."""
+  with atomic_path(path) as partial:
+    partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes JSON atomically, keys in the order given, two-space indent."""
+  text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+  write_text(path, text + "\n")
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """Reads a JSON file.
+
+  Raises:
+    InputError: the file is missing or is not JSON.
+  """
+  try:
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    raise InputError(
+      "no such file", where=path, mend="check the path"
+    ) from None
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise InputError(
+      f"not valid JSON ({error})", where=path, mend="write it again"
+    ) from None
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[str, str]]:
+  """Yields (`file:line` for messages, line without its end) of a text file.
+
+  Files whose name ends in `.gz` are decompressed.
+
+  Raises:
+    InputError: the file is missing, is not UTF-8, or is a cut-off gzip file.
+  """
+  path = pathlib.Path(path)
+  where, number = str(path), 0
+  try:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+      for number, line in enumerate(file, start=1):
+        where = f"{path}:{number}"
+        yield where, line.rstrip("\r\n")
+  except (FileNotFoundError, IsADirectoryError):
+    raise InputError(
+      "no such file", where=path, mend="check the path"
+    ) from None
+  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    raise InputError(
+      f"damaged gzip file ({error}) after line {number}",
+      where=path,
+      mend="download or write it again",
+    ) from None
+  except UnicodeDecodeError as error:
+    raise InputError(
+      f"not UTF-8 ({error.reason}) after line {number}",
+      where=path,
+      mend="convert the file to UTF-8",
+    ) from None
+
+
+def sha256_file(path: str | os.PathLike) -> str:
+  """SHA-256 of a file's bytes, in hexadecimal."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint(value: Any) -> str:
+  """SHA-256 of a JSON-able value, independent of the order of keys.
+
+  >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+  True
+  """
+  text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def claim_output_dir(
+  output_dir: str | os.PathLike, *, stage: str, arguments: Mapping[str, Any]
+) -> pathlib.Path:
+  """Makes `output_dir` this run's own, or goes on with the same run there.
+
+  Args:
+    output_dir: the folder; created when absent.
+    stage: the verb that writes there.
+    arguments: JSON-able arguments that decide the bytes written.
+
+  Returns:
+    The folder. It holds `run.json` with stage and arguments.
+
+  Raises:
+    InputError: the folder already holds something else.
+  """
+  folder = pathlib.Path(output_dir)
+  claim = json.loads(
+    json.dumps({"stage": stage, "arguments": dict(arguments)}, default=str)
+  )
+  run_file = folder / RUN_FILE
+  if run_file.exists():
+    _check_same_run(folder, claim)
+  elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    raise InputError(
+      "output folder is not empty and holds no run of this stage",
+      where=folder,
+      mend="choose another OUTPUT_DIR",
+    )
+  else:
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(run_file, claim)
+  return folder
+
+
+def _check_same_run(folder: pathlib.Path, claim: dict[str, Any]) -> None:
+  found = read_json(folder / RUN_FILE)
+  if found == claim:
+    return
+  if found.get("stage") != claim["stage"]:
+    what = f"output folder already holds a run of `{found.get('stage')}`"
+  else:
+    old, new = found.get("arguments", {}), claim["arguments"]
+    names = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    what = f"output folder already holds a run with another {', '.join(names)}"
+  raise InputError(
+    what, where=folder, mend="choose another OUTPUT_DIR or delete the folder"
+  )
