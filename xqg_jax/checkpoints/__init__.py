@@ -1,0 +1,37 @@
+"""Checkpoints in and out: Hugging Face folders, and our own by Orbax."""
+
+from xqg_jax.checkpoints.folders import (
+  QueryGenerator,
+  export_hugging_face,
+  load_dual_encoder,
+  load_query_generator,
+  save_model_files,
+)
+from xqg_jax.checkpoints.steps import (
+  find_checkpoint,
+  list_steps,
+  load_params,
+  save_params,
+  step_folder,
+)
+from xqg_jax.checkpoints.tensors import (
+  find_hf_weights,
+  read_hf_tensors,
+  write_safetensors,
+)
+
+__all__ = [
+  "QueryGenerator",
+  "export_hugging_face",
+  "find_checkpoint",
+  "find_hf_weights",
+  "list_steps",
+  "load_dual_encoder",
+  "load_params",
+  "load_query_generator",
+  "read_hf_tensors",
+  "save_model_files",
+  "save_params",
+  "step_folder",
+  "write_safetensors",
+]

@@ -1,0 +1,132 @@
+"""Our own checkpoints: `MODEL_DIR/checkpoint_<step>/params`, by Orbax.
+
+Beside `params` a trainer may keep other items of the same step.
+"""
+
+import os
+import pathlib
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import traverse_util
+
+from xqg_jax.errors import InputError
+from xqg_jax.files import atomic_path
+
+PARAMS_ITEM = "params"
+_STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
+
+
+def step_folder(model_dir: str | os.PathLike, step: int) -> pathlib.Path:
+  """The folder of a step's checkpoint.
+
+  >>> step_folder("models/e5", 1000).name
+  'checkpoint_1000'
+  """
+  return pathlib.Path(model_dir) / f"checkpoint_{step}"
+
+
+def list_steps(model_dir: str | os.PathLike) -> list[int]:
+  """The steps of finished checkpoints with parameters, oldest first."""
+  folder = pathlib.Path(model_dir)
+  found = (
+    _STEP_FOLDER.fullmatch(path.name)
+    for path in (folder.iterdir() if folder.is_dir() else ())
+    if (path / PARAMS_ITEM).is_dir()
+  )
+  return sorted(int(match[1]) for match in found if match)
+
+
+def find_checkpoint(checkpoint_path: str | os.PathLike) -> pathlib.Path | None:
+  """The folder `checkpoint_<step>` that a path means, or None.
+
+  Args:
+    checkpoint_path: such a folder, or a MODEL_DIR: then its newest step.
+  """
+  path = pathlib.Path(checkpoint_path)
+  if _STEP_FOLDER.fullmatch(path.name) and (path / PARAMS_ITEM).is_dir():
+    return path
+  steps = list_steps(path)
+  return step_folder(path, steps[-1]) if steps else None
+
+
+def save_params(
+  model_dir: str | os.PathLike, step: int, params: Mapping[str, Any]
+) -> pathlib.Path:
+  """Writes `checkpoint_<step>/params`, atomically, and returns the step folder.
+
+  Raises:
+    InputError: that step is there already.
+  """
+  folder = step_folder(model_dir, step).absolute()
+  if folder.exists():
+    raise InputError(
+      "this checkpoint is already there",
+      where=folder,
+      mend="choose another MODEL_DIR or delete it",
+    )
+  with atomic_path(folder) as partial:
+    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+      checkpointer.save(partial / PARAMS_ITEM, dict(params))
+  return folder
+
+
+def load_params(
+  checkpoint_folder: str | os.PathLike,
+  *,
+  sharding: jax.sharding.Sharding | None = None,
+) -> dict[str, Any]:
+  """Reads `params` of a step's folder.
+
+  Args:
+    checkpoint_folder: `MODEL_DIR/checkpoint_<step>`.
+    sharding: where arrays go; by default whole on the first local device,
+      whatever devices wrote them.
+
+  Raises:
+    InputError: no parameters there, or unreadable or non-finite ones.
+  """
+  path = pathlib.Path(checkpoint_folder).absolute() / PARAMS_ITEM
+  if not path.is_dir():
+    raise InputError(
+      "no parameters", where=path, mend="give MODEL_DIR or checkpoint_<step>"
+    )
+  place = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  handler = ocp.StandardCheckpointHandler()
+  try:
+    with ocp.Checkpointer(handler) as checkpointer:
+      stored = checkpointer.metadata(path).item_metadata.tree
+      target = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(
+          leaf.shape, leaf.dtype, sharding=place
+        ),
+        stored,
+      )
+      params = checkpointer.restore(path, args=ocp.args.StandardRestore(target))
+  except (ValueError, OSError, KeyError, AttributeError) as error:
+    raise InputError(
+      f"not a readable Orbax checkpoint ({str(error).splitlines()[0]})",
+      where=path,
+      mend="copy it again",
+    ) from None
+  _check_finite(params, path)
+  return params
+
+
+def _check_finite(params: Mapping[str, Any], path: pathlib.Path) -> None:
+  flat = traverse_util.flatten_dict(params, sep="/")
+  finite = jax.jit(
+    lambda tree: jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
+  )
+  for name, is_finite in jax.device_get(finite(flat)).items():
+    if not np.all(is_finite):
+      raise InputError(
+        f"parameter {name} has values that are NaN or infinite",
+        where=path,
+        mend="take an earlier checkpoint",
+      )

@@ -1,0 +1,261 @@
+"""The tensors of Hugging Face files, read one by one as memory maps.
+
+safetensors and PyTorch files, single or sharded, and Flax msgpack, all under
+the names that safetensors files use.
+"""
+
+import json
+import os
+import pathlib
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from xqg_jax.errors import InputError
+from xqg_jax.files import atomic_path, read_json
+
+SAFETENSORS_FILE = "model.safetensors"
+MSGPACK_FILE = "flax_model.msgpack"
+TORCH_FILE = "pytorch_model.bin"
+
+_DTYPES = {
+  "F64": np.dtype("<f8"),
+  "F32": np.dtype("<f4"),
+  "F16": np.dtype("<f2"),
+  "BF16": np.dtype(ml_dtypes.bfloat16),
+  "I64": np.dtype("<i8"),
+  "I32": np.dtype("<i4"),
+  "U8": np.dtype("u1"),
+  "BOOL": np.dtype("?"),
+}
+_MEND = "download or copy the file again"
+
+
+class HfTensors(Mapping[str, np.ndarray]):
+  """Tensors by name, each read from its file when asked for.
+
+  Attributes:
+    where: the file or index that the names come from, for messages.
+  """
+
+  def __init__(
+    self,
+    where: pathlib.Path,
+    readers: Mapping[str, tuple[pathlib.Path, Callable[[], np.ndarray]]],
+  ):
+    """Takes, for every name, its file and a function that reads it."""
+    self.where = where
+    self._readers = readers
+
+  def __getitem__(self, name: str) -> np.ndarray:
+    """Reads a tensor in its stored dtype and checks that it is finite."""
+    path, read = self._readers[name]
+    value = read()
+    if value.dtype.kind not in "biu" and not np.isfinite(value).all():
+      raise InputError(
+        f"tensor {name} has values that are NaN or infinite",
+        where=path,
+        mend="take an undamaged checkpoint",
+      )
+    return value
+
+  def __iter__(self) -> Iterator[str]:
+    return iter(self._readers)
+
+  def __len__(self) -> int:
+    return len(self._readers)
+
+
+def find_hf_weights(folder: str | os.PathLike) -> pathlib.Path | None:
+  """The weights that `read_hf_tensors` would read, or None."""
+  names = (
+    SAFETENSORS_FILE,
+    f"{SAFETENSORS_FILE}.index.json",
+    MSGPACK_FILE,
+    TORCH_FILE,
+    f"{TORCH_FILE}.index.json",
+  )
+  paths = (pathlib.Path(folder) / name for name in names)
+  return next((path for path in paths if path.exists()), None)
+
+
+def read_hf_tensors(folder: str | os.PathLike) -> HfTensors:
+  """Opens the weights of a Hugging Face folder; reads only their headers.
+
+  safetensors come before Flax msgpack, and that before PyTorch files.
+
+  Raises:
+    InputError: no weights, or a damaged file; later, when a tensor is asked
+      for, also that it holds NaN or infinity.
+  """
+  path = find_hf_weights(folder)
+  if path is None:
+    raise InputError(
+      f"no weights ({SAFETENSORS_FILE}, {MSGPACK_FILE} or {TORCH_FILE})",
+      where=folder,
+      mend="give the folder of a downloaded model",
+    )
+  if path.name.endswith(".index.json"):
+    return HfTensors(path, _read_shards(path))
+  return HfTensors(path, _reader_of(path)(path))
+
+
+def _reader_of(path: pathlib.Path) -> Callable[[pathlib.Path], dict]:
+  if path.suffix == ".safetensors":
+    return _read_safetensors
+  return _read_msgpack if path.suffix == ".msgpack" else _read_torch
+
+
+def _read_shards(index: pathlib.Path) -> dict:
+  """Joins the files of an index, each tensor from the file it names."""
+  readers, files = {}, {}
+  weight_map = read_json(index).get("weight_map", {})
+  for name, file in weight_map.items():
+    if file not in files:
+      path = index.parent / file
+      files[file] = _reader_of(path)(path)
+    if name not in files[file]:
+      raise InputError(
+        f"no tensor {name}", where=index.parent / file, mend=_MEND
+      )
+    readers[name] = files[file][name]
+  return readers
+
+
+# -------------------------------------------------------------- safetensors
+
+
+def _read_safetensors(path: pathlib.Path) -> dict:
+  header, start = _read_header(path)
+  available = path.stat().st_size - start
+  readers = {}
+  for name, entry in header.items():
+    if name == "__metadata__":
+      continue
+    dtype, shape = _DTYPES.get(entry["dtype"]), tuple(entry["shape"])
+    begin, end = entry["data_offsets"]
+    if dtype is None:
+      raise InputError(
+        f"tensor {name} is stored as {entry['dtype']}",
+        where=path,
+        mend=f"store it as one of {', '.join(_DTYPES)}",
+      )
+    if end > available or end - begin != dtype.itemsize * int(np.prod(shape)):
+      raise InputError(
+        f"the file is cut off or damaged: tensor {name} should fill bytes "
+        f"{begin} to {end} of {available}",
+        where=path,
+        mend=_MEND,
+      )
+    readers[name] = (path, _map_tensor(path, dtype, start + begin, shape))
+  return readers
+
+
+def _map_tensor(
+  path: pathlib.Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]
+) -> Callable[[], np.ndarray]:
+  def read() -> np.ndarray:
+    if 0 in shape:
+      return np.zeros(shape, dtype)
+    mapped = np.memmap(path, np.uint8, "r", offset, (_count(shape, dtype),))
+    return mapped.view(np.ndarray).view(dtype).reshape(shape)
+
+  return read
+
+
+def _count(shape: tuple[int, ...], dtype: np.dtype) -> int:
+  return int(np.prod(shape)) * dtype.itemsize
+
+
+def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
+  """The header of a safetensors file, and where its data start."""
+  try:
+    with path.open("rb") as file:
+      (length,) = struct.unpack("<Q", file.read(8))
+      if length > path.stat().st_size - 8:
+        raise ValueError("its header is cut off")
+      return json.loads(file.read(length)), 8 + length
+  except FileNotFoundError:
+    raise InputError("no such file", where=path, mend=_MEND) from None
+  except (struct.error, ValueError) as error:
+    raise InputError(
+      f"not a safetensors file ({error})", where=path, mend=_MEND
+    ) from None
+
+
+def write_safetensors(
+  path: str | os.PathLike, tensors: Mapping[str, np.ndarray]
+) -> None:
+  """Writes a safetensors file atomically, marked as transformers wants it."""
+  from safetensors.numpy import save_file
+
+  with atomic_path(path) as partial:
+    save_file(dict(tensors), partial, metadata={"format": "pt"})
+
+
+# ----------------------------------------------------- Flax and PyTorch files
+
+
+def _read_msgpack(path: pathlib.Path) -> dict:
+  """Flax's nested names become torch's: kernels are transposed."""
+  import flax.serialization
+  import flax.traverse_util
+
+  try:
+    tree = flax.serialization.msgpack_restore(path.read_bytes())
+    flat = flax.traverse_util.flatten_dict(tree)
+  except Exception as error:  # msgpack has no exception of its own.
+    raise InputError(
+      f"not Flax msgpack ({type(error).__name__}: {error})",
+      where=path,
+      mend=_MEND,
+    ) from None
+  return {
+    _torch_name(keys): (path, lambda keys=keys: _torch_layout(keys, flat))
+    for keys in flat
+  }
+
+
+def _torch_name(keys: tuple[str, ...]) -> str:
+  last = keys[-1]
+  is_weight = last in ("kernel", "embedding", "scale")
+  return ".".join((*keys[:-1], "weight" if is_weight else last))
+
+
+def _torch_layout(
+  keys: tuple[str, ...], flat: Mapping[tuple[str, ...], np.ndarray]
+) -> np.ndarray:
+  value = np.asarray(flat[keys])
+  return value.T if keys[-1] == "kernel" else value
+
+
+def _read_torch(path: pathlib.Path) -> dict:
+  try:
+    import torch
+  except ImportError:
+    raise InputError(
+      "reading a PyTorch file needs torch",
+      where=path,
+      mend="run `pip install torch`, or convert the file to "
+      f"{SAFETENSORS_FILE}",
+    ) from None
+  try:
+    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+  except Exception as error:  # torch raises a dozen kinds.
+    line = str(error).strip().splitlines()[0]
+    raise InputError(
+      f"not a PyTorch file of plain tensors ({line})", where=path, mend=_MEND
+    ) from None
+
+  def reader(name: str) -> Callable[[], np.ndarray]:
+    def read() -> np.ndarray:
+      value = state[name]
+      half = value.dtype is torch.bfloat16
+      return (value.float() if half else value).numpy()
+
+    return read
+
+  return {name: (path, reader(name)) for name in state}
