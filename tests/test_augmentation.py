@@ -1,0 +1,300 @@
+"""Augmentation against a reference written out in numpy, sum by sum."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from xqg_jax import augmentation, shards, store
+from xqg_jax.augmentation import Augmentation
+from xqg_jax.errors import InputError
+
+DIM = 5
+LANGUAGES = ("ar", "fi", "ru")
+
+
+def reference(passage, queries, reduction, alpha):
+  """One passage, its queries one by one, in float64."""
+  total = np.zeros(len(passage))
+  for query in queries:
+    total = total + query
+  if reduction == "sum":
+    return (1 - alpha) * passage + alpha * total
+  if not queries:
+    return passage
+  return (1 - alpha) * passage + alpha * total / len(queries)
+
+
+def make_queries(num_passages, *, most=3, seed=0, fewest=0):
+  """passage -> (language, rank) -> vector."""
+  rng = np.random.default_rng(seed)
+  return [
+    {
+      (language, rank): rng.normal(size=DIM)
+      for language in LANGUAGES
+      for rank in range(1, rng.integers(fewest, most + 1) + 1)
+    }
+    for _ in range(num_passages)
+  ]
+
+
+def write_store(folder, passages, queries, group_by=("language", "rank")):
+  groups = {
+    (): [(None, None)],
+    ("language",): [(code, None) for code in LANGUAGES],
+    ("language", "rank"): [(c, r) for c in LANGUAGES for r in (1, 2, 3)],
+  }[group_by]
+  sums = np.zeros((len(passages), len(groups), DIM), np.float32)
+  counts = np.zeros((len(passages), len(groups)), np.int32)
+  for row, by_key in enumerate(queries):
+    for (language, rank), vector in by_key.items():
+      key = (
+        language if "language" in group_by else None,
+        rank if "rank" in group_by else None,
+      )
+      sums[row, groups.index(key)] += vector
+      counts[row, groups.index(key)] += 1
+  folder.mkdir(parents=True)
+  half = len(passages) // 2
+  records = [
+    shards.write_shard(
+      folder,
+      i,
+      shards.ShardArrays(
+        [f"p{j}" for j in range(len(passages))][part],
+        passages[part],
+        sums[part],
+        counts[part],
+      ),
+      dtype="float32",
+    )
+    for i, part in enumerate([slice(0, half), slice(half, None)])
+  ]
+  store.write_manifest(
+    folder,
+    shards=records,
+    dim=DIM,
+    dtype="float32",
+    encoder={"fingerprint": "e"},
+    groups=[{"language": c, "rank": r} for c, r in groups],
+    inputs={},
+  )
+  return folder
+
+
+@pytest.fixture
+def passages():
+  rng = np.random.default_rng(7)
+  return rng.normal(size=(9, DIM)).astype(np.float32)
+
+
+def read_view(view, block_size=4):
+  starts, blocks = zip(*view.blocks(block_size), strict=True)
+  assert list(starts) == list(range(0, view.num_passages, block_size))
+  return np.concatenate(blocks)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+  st.sampled_from(["sum", "mean"]),
+  st.floats(0, 1),
+  st.integers(0, 2**16),
+)
+def test_arithmetic_against_reference(reduction, alpha, seed):
+  queries = [list(q.values()) for q in make_queries(6, seed=seed)]
+  rng = np.random.default_rng(seed)
+  passages = rng.normal(size=(6, DIM))
+  got = augmentation.augment_embeddings(
+    passages,
+    np.stack([np.sum(q, axis=0) if q else np.zeros(DIM) for q in queries]),
+    np.array([len(q) for q in queries]),
+    reduction=reduction,
+    alpha=alpha,
+  )
+  expected = [
+    reference(p, q, reduction, alpha)
+    for p, q in zip(passages, queries, strict=True)
+  ]
+  np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_passage_without_queries():
+  arrays = np.ones((1, DIM)), np.zeros((1, DIM)), np.array([0])
+  for reduction, expected in (("sum", 0.75), ("mean", 1.0)):
+    got = augmentation.augment_embeddings(
+      *arrays, reduction=reduction, alpha=0.25
+    )
+    np.testing.assert_allclose(got, expected)
+
+
+def test_alpha_of_the_paper_is_a_mean_weight():
+  # 35 queries: 0.99 p + 0.01 S has the direction of (1 - w) p + w S / 35
+  # with w = 0.35 / 1.34.
+  rng = np.random.default_rng(0)
+  p, total = rng.normal(size=(1, DIM)), rng.normal(size=(1, DIM))
+  count = np.array([35])
+  as_sum = augmentation.augment_embeddings(
+    p, total, count, reduction="sum", alpha=0.01
+  )
+  as_mean = augmentation.augment_embeddings(
+    p, total, count, reduction="mean", alpha=0.35 / 1.34
+  )
+  np.testing.assert_allclose(as_sum, 1.34 * as_mean, rtol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.parametrize("languages", [None, ("ar",), ("fi", "ru")])
+@pytest.mark.parametrize("num_queries", [None, 1, 2])
+@pytest.mark.filterwarnings("ignore:passages have")
+def test_view_of_languages_and_ranks(
+  tmp_path, passages, reduction, languages, num_queries
+):
+  queries = make_queries(len(passages))
+  view = augmentation.augment(
+    store=write_store(tmp_path / "store", passages, queries),
+    output_dir=tmp_path / "view",
+    reduction=reduction,
+    alpha=0.2,
+    languages=languages,
+    num_queries=num_queries,
+  )
+  expected = [
+    reference(
+      p,
+      [
+        vector
+        for (language, rank), vector in by_key.items()
+        if (languages is None or language in languages)
+        and (num_queries is None or rank <= num_queries)
+      ],
+      reduction,
+      0.2,
+    )
+    for p, by_key in zip(passages, queries, strict=True)
+  ]
+  for opened in (view, augmentation.open_view(tmp_path / "view")):
+    np.testing.assert_allclose(read_view(opened), expected, atol=1e-5)
+  assert view.passage_ids == [f"p{i}" for i in range(9)]
+
+
+def test_store_is_a_view_without_augmentation(tmp_path, passages):
+  folder = write_store(tmp_path / "store", passages, make_queries(9))
+  view = augmentation.open_view(folder)
+  assert view.augmentation is None
+  assert view.fingerprint == store.open_store(folder).fingerprint
+  assert (view.dim, view.num_passages) == (DIM, 9)
+  np.testing.assert_array_equal(read_view(view), passages)
+
+
+def test_view_copies_no_vectors_and_moves_with_its_store(tmp_path, passages):
+  folder = write_store(tmp_path / "run" / "store", passages, make_queries(9))
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    view = augmentation.augment(
+      store=folder, output_dir=tmp_path / "run" / "view", reduction="mean"
+    )
+  size = sum(p.stat().st_size for p in (tmp_path / "run/view").iterdir())
+  assert size < 2000
+  (tmp_path / "run").rename(tmp_path / "elsewhere")
+  moved = augmentation.open_view(tmp_path / "elsewhere" / "view")
+  assert moved.fingerprint == view.fingerprint
+  assert moved.augmentation == Augmentation(reduction="mean", alpha=0.01)
+
+
+def test_fingerprints_differ_by_setting(tmp_path, passages):
+  folder = write_store(tmp_path / "store", passages, make_queries(9))
+  opened = store.open_store(folder)
+  settings_ = [
+    None,
+    Augmentation(reduction="sum", alpha=0.01),
+    Augmentation(reduction="mean", alpha=0.01),
+    Augmentation(reduction="sum", alpha=0.02),
+    Augmentation(reduction="sum", alpha=0.01, languages=("ar",)),
+    Augmentation(reduction="sum", alpha=0.01, num_queries=1),
+  ]
+  views = [augmentation.AugmentedView(opened, s) for s in settings_]
+  assert len({view.fingerprint for view in views}) == len(views)
+
+
+def test_warns_of_uneven_counts(tmp_path, passages):
+  queries = make_queries(9)
+  totals = [len(q) for q in queries]
+  folder = write_store(tmp_path / "store", passages, queries, ())
+  message = f'have {min(totals)} to {max(totals)} queries; .*reduction="mean"'
+  with pytest.warns(UserWarning, match=message):
+    augmentation.augment(store=folder, output_dir=tmp_path / "view")
+
+
+def test_even_counts_do_not_warn(tmp_path, passages):
+  queries = make_queries(9, fewest=3)
+  folder = write_store(tmp_path / "store", passages, queries)
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")
+    augmentation.augment(store=folder, output_dir=tmp_path / "view")
+
+
+# --------------------------------------------------------------------- errors
+
+
+@pytest.mark.parametrize(
+  ("group_by", "settings_", "message"),
+  [
+    ((), {"languages": ["ar"]}, r"group_queries_by=\('language',\)"),
+    ((), {"num_queries": 1}, r"group_queries_by=\('language', 'rank'\)"),
+    (("language",), {"num_queries": 1}, "num_queries cannot be chosen"),
+    (("language",), {"languages": ["te"]}, "'te'; the embeddings have ar, fi"),
+    (("language", "rank"), {"num_queries": 4}, "at most 3"),
+    ((), {"num_queries": 0}, "at least 1"),
+    ((), {"alpha": 1.5}, "between 0 and 1"),
+    ((), {"alpha": float("nan")}, "between 0 and 1"),
+  ],
+)
+def test_what_the_store_lacks(tmp_path, passages, group_by, settings_, message):
+  queries = make_queries(9)
+  folder = write_store(tmp_path / "store", passages, queries, group_by)
+  with pytest.raises(InputError, match=message):
+    augmentation.augment(
+      store=folder,
+      output_dir=tmp_path / "view",
+      reduction="mean",
+      **settings_,
+    )
+  assert not (tmp_path / "view").exists()
+
+
+def test_unknown_reduction():
+  # The plain class, past the type checks that tests run under.
+  with pytest.raises((InputError, TypeError)):
+    Augmentation(reduction="product", alpha=0.1)
+
+
+def test_group_mask_without_queries():
+  with pytest.raises(InputError, match="without generated queries"):
+    augmentation.group_mask([], Augmentation(reduction="sum", alpha=0.1))
+
+
+def test_view_of_a_changed_store_is_refused(tmp_path, passages):
+  folder = write_store(tmp_path / "store", passages, make_queries(9))
+  augmentation.augment(
+    store=folder, output_dir=tmp_path / "view", reduction="mean"
+  )
+  manifest = json.loads((folder / "manifest.json").read_text())
+  manifest["encoder"]["fingerprint"] = "another"
+  (folder / "manifest.json").write_text(json.dumps(manifest))
+  with pytest.raises(InputError, match="has changed since"):
+    augmentation.open_view(tmp_path / "view")
+
+
+def test_folder_of_another_view_is_refused(tmp_path, passages):
+  folder = write_store(tmp_path / "store", passages, make_queries(9))
+  for _ in range(2):  # the same again is fine
+    augmentation.augment(
+      store=folder, output_dir=tmp_path / "view", reduction="mean"
+    )
+  with pytest.raises(InputError, match="another alpha"):
+    augmentation.augment(
+      store=folder, output_dir=tmp_path / "view", reduction="mean", alpha=0.5
+    )

@@ -1,0 +1,373 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from xqg_jax.augmentation import Augmentation, AugmentedView, augment, open_view
+from xqg_jax.errors import InputError
+from xqg_jax.exact_search import search_exact
+from xqg_jax.files import sha256_file
+from xqg_jax.index_tuning import (
+  make_tuning_queries,
+  measure_index_recall,
+  read_tuning_queries,
+  tune_parameters,
+)
+from xqg_jax.indexing import build_index, open_index
+from xqg_jax.scann_index import ScannIndex
+from xqg_jax.shards import ShardArrays, write_shard
+from xqg_jax.store import open_store, write_manifest
+
+DIM = 24
+
+
+def clustered(n, seed):
+  rng = np.random.default_rng(seed)
+  centres = np.random.default_rng(99).standard_normal((30, DIM))
+  x = centres[rng.integers(0, 30, n)] + 0.8 * rng.standard_normal((n, DIM))
+  return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make_store(folder, n, seed=0):
+  folder.mkdir()
+  rng = np.random.default_rng(seed)
+  arrays = ShardArrays(
+    [f"passage-{i}" for i in range(n)],
+    clustered(n, seed),
+    rng.standard_normal((n, 1, DIM)).astype(np.float32),
+    np.full((n, 1), 5, np.int32),
+  )
+  write_manifest(
+    folder,
+    shards=[write_shard(folder, 0, arrays, dtype="float32")],
+    dim=DIM,
+    dtype="float32",
+    encoder={"fingerprint": "encoder-1"},
+    groups=[{"language": None, "rank": None}],
+    inputs={},
+  )
+  return folder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+  return make_store(tmp_path_factory.mktemp("s") / "store", 1500)
+
+
+@pytest.fixture(scope="module")
+def index(store, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("i") / "index"
+  with build_index(embeddings=store, output_dir=folder, k=20) as built:
+    yield built
+
+
+@pytest.fixture
+def copy(index, tmp_path):
+  shutil.copytree(index.path, tmp_path / "copy" / "index")
+  shutil.copytree(index.embeddings, tmp_path / "copy" / "store")
+  manifest = dict(index.manifest, embeddings="../store")
+  path = tmp_path / "copy" / "index"
+  (path / "manifest.json").write_text(json.dumps(manifest))
+  return path
+
+
+def _exact(store, queries, k):
+  return search_exact(queries, open_view(store).blocks(700), k)
+
+
+def test_index_reaches_the_wanted_recall_on_queries_of_its_own(index, store):
+  queries = clustered(300, seed=7)
+  recall = measure_index_recall(
+    index.search(queries, 20), _exact(store, queries, 20)
+  )
+  assert index.kind == "scann"
+  assert recall > 0.975
+  assert index.manifest["measured"]["index_recall"] > 0.98
+  assert index.manifest["measured"]["num_queries"] == 256
+  assert index.manifest["measured"]["queries_per_second"] > 0
+  parameters = index.manifest["parameters"]
+  assert parameters["num_leaves"] == 39
+  assert 20 <= parameters["num_reordered"] < 1500
+
+
+def test_manifest_names_what_was_indexed(index, store):
+  manifest = index.manifest
+  opened = open_store(store)
+  assert manifest["num_passages"] == 1500
+  assert manifest["dim"] == DIM
+  assert manifest["embeddings_fingerprint"] == opened.fingerprint
+  assert index.encoder_fingerprint == "encoder-1"
+  assert index.passage_ids == [f"passage-{i}" for i in range(1500)]
+  assert index.embeddings.resolve() == store.resolve()
+  names = {path.name for path in index.path.iterdir()} - {".lock"}
+  assert names == {"run.json", "manifest.json", "passage_ids.txt", "scann"}
+  for name, checksum in manifest["assets"].items():
+    assert sha256_file(index.path / "scann" / name) == checksum
+
+
+def test_higher_target_costs_more_work(index, store, tmp_path):
+  low = build_index(
+    embeddings=store, output_dir=tmp_path / "low", target_index_recall=0.5, k=20
+  )
+  assert low.manifest["measured"]["index_recall"] >= 0.45
+  assert (
+    low.manifest["parameters"]["num_leaves_to_search"]
+    < index.manifest["parameters"]["num_leaves_to_search"]
+  )
+
+
+def test_same_call_finds_its_work_done_and_another_is_refused(index, store):
+  before = (index.path / "manifest.json").stat().st_mtime_ns
+  again = build_index(embeddings=store, output_dir=index.path, k=20)
+  assert again.manifest == index.manifest
+  assert (index.path / "manifest.json").stat().st_mtime_ns == before
+  with pytest.raises(InputError, match="already holds a run with another k"):
+    build_index(embeddings=store, output_dir=index.path, k=21)
+
+
+def test_interrupted_build_is_finished_with_the_same_bytes(copy, index):
+  (copy / "manifest.json").unlink()
+  (copy / ".build").mkdir()
+  (copy / ".build" / "vectors.npy").write_bytes(b"half")
+  (copy / "scann" / "dataset.npy").write_bytes(b"half")
+  with build_index(
+    embeddings=copy.parent / "store", output_dir=copy, k=20
+  ) as mended:
+    assert mended.manifest["assets"] == index.manifest["assets"]
+    assert mended.fingerprint == index.fingerprint
+    assert not (copy / ".build").exists()
+    queries = clustered(5, seed=1)
+    np.testing.assert_array_equal(
+      mended.search(queries, 20)[1], index.search(queries, 20)[1]
+    )
+
+
+def test_moved_index_with_its_store_still_opens(copy, index):
+  queries = clustered(5, seed=1)
+  with open_index(copy) as moved:
+    np.testing.assert_array_equal(
+      moved.search(queries, 20)[1], index.search(queries, 20)[1]
+    )
+    assert moved.embeddings == copy.parent / "store"
+    assert moved.fingerprint == index.fingerprint
+
+
+def test_numbers_given_are_kept(store, tmp_path):
+  with build_index(
+    embeddings=store,
+    output_dir=tmp_path / "given",
+    num_leaves=20,
+    num_leaves_to_search=3,
+    num_reordered=77,
+    k=20,
+  ) as built:
+    parameters = built.manifest["parameters"]
+    assert parameters["num_leaves"] == 20
+    assert parameters["num_leaves_to_search"] == 3
+    assert parameters["num_reordered"] == 77
+    assert built.manifest["measured"]["index_recall"] < 0.9
+
+
+def test_small_corpora_are_searched_exactly_with_a_note(tmp_path, capsys):
+  small = make_store(tmp_path / "store", 150)
+  built = build_index(embeddings=small, output_dir=tmp_path / "index")
+  assert built.kind == "exact"
+  assert built.manifest["notes"] == [
+    "150 passages are fewer than 200: searched exactly instead of with ScaNN"
+  ]
+  assert "150 passages are fewer than 200" in capsys.readouterr().err
+  queries = clustered(4, seed=1)
+  for found, expected in zip(
+    built.search(queries, 500), _exact(small, queries, 500), strict=True
+  ):
+    np.testing.assert_array_equal(found, expected)
+  assert built.search(queries, 500)[1].shape == (4, 150)
+
+
+def test_exact_index_of_a_view_searches_augmented_vectors(store, tmp_path):
+  view = augment(
+    store=store, output_dir=tmp_path / "view", reduction="mean", alpha=0.4
+  )
+  built = build_index(
+    embeddings=tmp_path / "view", output_dir=tmp_path / "index", kind="exact"
+  )
+  queries = clustered(4, seed=1)
+  expected = search_exact(queries, view.blocks(1500), 5)
+  np.testing.assert_array_equal(built.search(queries, 5)[1], expected[1])
+  assert not (expected[1] == _exact(store, queries, 5)[1]).all()
+  assert "parameters" not in built.manifest
+  assert built.manifest["embeddings_fingerprint"] == view.fingerprint
+
+
+def test_exact_index_refuses_other_embeddings_in_the_same_place(tmp_path):
+  store = make_store(tmp_path / "store", 50)
+  build_index(embeddings=store, output_dir=tmp_path / "index", kind="exact")
+  shutil.rmtree(store)
+  make_store(tmp_path / "store", 50, seed=5)
+  with pytest.raises(InputError, match="not those that were indexed"):
+    open_index(tmp_path / "index").search(clustered(1, seed=1), 3)
+
+
+# ------------------------------------------------------------------ bad input
+
+
+def test_one_flipped_byte_is_found(copy):
+  path = copy / "scann" / "hashed_dataset.npy"
+  content = bytearray(path.read_bytes())
+  content[-9] ^= 0x10
+  path.write_bytes(content)
+  with pytest.raises(
+    InputError, match=r"hashed_dataset.npy: .* changed or cut"
+  ):
+    open_index(copy).search(clustered(1, seed=1), 3)
+
+
+def test_missing_asset_and_changed_ids_are_found(copy):
+  (copy / "scann" / "dataset.npy").unlink()
+  with pytest.raises(InputError, match=r"dataset.npy: .* missing"):
+    open_index(copy).search(clustered(1, seed=1), 3)
+  ids = copy / "passage_ids.txt"
+  ids.write_text(ids.read_text().replace("passage-7\n", "passage-8\n"))
+  with pytest.raises(InputError, match="differs from its checksum"):
+    _ = open_index(copy).passage_ids
+
+
+@pytest.mark.parametrize(
+  ("arguments", "message"),
+  [
+    ({"kind": "faiss"}, "kind"),
+    ({"target_index_recall": 0.0}, "target_index_recall is 0.0"),
+    ({"target_index_recall": 1.5}, "target_index_recall is 1.5"),
+    ({"k": 0}, "k is 0"),
+    ({"num_leaves": 1501}, "num_leaves is 1501 for 1500 passages"),
+    ({"num_reordered": 0}, "num_reordered is 0"),
+    ({"tuning_queries": "absent.npy"}, "absent.npy: not a .npy file"),
+    ({"embeddings": "nowhere"}, "nowhere"),
+  ],
+)
+def test_bad_arguments_leave_nothing_behind(
+  store, tmp_path, arguments, message
+):
+  arguments = {"embeddings": store, **arguments}
+  with pytest.raises(Exception, match=message) as error:
+    build_index(output_dir=tmp_path / "index", **arguments)
+  if "kind" not in arguments:  # refused by the type check in tests
+    assert isinstance(error.value, InputError)
+  assert not (tmp_path / "index").exists()
+
+
+def test_no_index_and_no_manifest_of_an_index_are_refused(store, tmp_path):
+  with pytest.raises(InputError, match="no finished index here"):
+    open_index(tmp_path)
+  with pytest.raises(InputError, match="not an index of format version 1"):
+    open_index(store)
+
+
+# --------------------------------------------------------------------- tuning
+
+
+def test_index_recall_by_hand():
+  exact = (
+    np.array([[9.0, 8.0, 7.0], [6.0, 5.0, 5.0]]),
+    np.array([[1, 2, 3], [4, 5, 6]]),
+  )
+  found = (
+    np.array([[9.0, 7.0, 1.0], [6.0, 5.0, -np.inf]]),
+    np.array([[1, 3, 8], [4, 7, -1]]),
+  )
+  # Two of three; and one, plus row 7 that ties with the last, of three.
+  assert measure_index_recall(found, exact) == pytest.approx(4 / 6)
+  assert measure_index_recall(exact, exact) == 1.0
+
+
+def test_tuning_queries_are_near_passages_but_not_on_them(store):
+  view = open_view(store)
+  queries = make_tuning_queries(view, num_queries=200, seed=3)
+  again = make_tuning_queries(view, num_queries=200, seed=3)
+  np.testing.assert_array_equal(queries, again)
+  assert queries.dtype == np.float32
+  np.testing.assert_allclose(np.linalg.norm(queries, axis=1), 1, rtol=1e-5)
+  best = _exact(store, queries, 1)[0]
+  assert (best < 0.999).all()
+  assert best.mean() > 0.6
+  assert len(make_tuning_queries(view, num_queries=9999, seed=3)) == 1500
+
+
+def test_question_vectors_can_be_given_for_tuning(store, tmp_path):
+  path = tmp_path / "questions.npy"
+  np.save(path, clustered(40, seed=11))
+  drawn = read_tuning_queries(path, dim=DIM, num_queries=30, seed=0)
+  assert drawn.shape == (30, DIM)
+  assert {row.tobytes() for row in drawn} <= {
+    row.tobytes() for row in np.load(path)
+  }
+  built = build_index(
+    embeddings=store,
+    output_dir=tmp_path / "index",
+    tuning_queries=path,
+    num_tuning_queries=30,
+    k=20,
+  )
+  assert built.manifest["measured"]["num_queries"] == 20
+
+
+@pytest.mark.parametrize(
+  ("array", "message"),
+  [
+    (np.ones((3, 5), np.float32), "queries have 5 dimensions"),
+    (np.full((3, DIM), np.nan, np.float32), "query 0 holds NaN"),
+    (np.ones(DIM, np.float32), r"float32 of shape \(24,\)"),
+    (np.ones((3, DIM), np.int32), "int32 of shape"),
+  ],
+)
+def test_bad_question_vectors_are_refused(tmp_path, array, message):
+  np.save(tmp_path / "q.npy", array)
+  with pytest.raises(InputError, match=message):
+    read_tuning_queries(tmp_path / "q.npy", dim=DIM, num_queries=9, seed=0)
+
+
+def test_pickled_question_vectors_are_refused(tmp_path):
+  np.save(tmp_path / "q.npy", np.array([{}]), allow_pickle=True)
+  with pytest.raises(InputError, match=r"not a \.npy file"):
+    read_tuning_queries(tmp_path / "q.npy", dim=DIM, num_queries=9, seed=0)
+
+
+def test_tuning_finds_the_least_leaves_that_suffice(store, tmp_path):
+  corpus = clustered(1500, seed=0)
+  np.save(tmp_path / "v.npy", corpus)
+  queries = clustered(100, seed=5)
+  exact = _exact(store, queries, 10)
+  with ScannIndex.build(tmp_path / "v.npy") as index:
+    tuned = tune_parameters(
+      index, queries, exact, target_index_recall=0.9, num_reordered=1500
+    )
+
+    def recall(leaves, candidates=1500):
+      found = index.search(
+        queries, 10, num_leaves_to_search=leaves, num_reordered=candidates
+      )
+      return measure_index_recall(found, exact)
+
+    least = next(n for n in range(1, 40) if recall(n) >= 0.9)
+    assert tuned.num_leaves_to_search == least
+    assert tuned.num_reordered == 1500
+    fixed = tune_parameters(
+      index, queries, exact, target_index_recall=0.9, num_leaves_to_search=39
+    )
+    assert fixed.num_leaves_to_search == 39
+    assert recall(39, fixed.num_reordered) >= 0.9
+    hopeless = tune_parameters(
+      index, queries, exact, target_index_recall=1.0, num_leaves_to_search=1
+    )
+    assert hopeless.num_leaves_to_search == 1
+    assert hopeless.num_reordered == 1500
+
+
+def test_augmented_view_is_tuned_on_augmented_vectors(store):
+  view = AugmentedView(
+    open_store(store), Augmentation(reduction="sum", alpha=0.9)
+  )
+  queries = make_tuning_queries(view, num_queries=100, seed=0)
+  base = make_tuning_queries(open_view(store), num_queries=100, seed=0)
+  assert np.abs(queries - base).max() > 0.1

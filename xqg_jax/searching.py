@@ -1,0 +1,176 @@
+"""Stage `search`: the passages of an index for questions.
+
+run.trec                 ranked passages with scores
+question_embeddings.npy  [questions, dim] float32, in order of question_ids
+manifest.json            index, embeddings, encoder, question ids, languages
+"""
+
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from xqg_jax.checkpoints import load_dual_encoder
+from xqg_jax.encoding import encode_texts
+from xqg_jax.errors import InputError
+from xqg_jax.files import (
+  atomic_path,
+  claim_output_dir,
+  sha256_file,
+  write_json,
+)
+from xqg_jax.indexing import Index, open_index
+from xqg_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from xqg_jax.records import Question, read_questions
+from xqg_jax.runs import Run, write_run
+from xqg_jax.store import lock_folder
+
+FORMAT_VERSION = 1
+RUN_FILE = "run.trec"
+EMBEDDINGS_FILE = "question_embeddings.npy"
+MANIFEST_FILE = "manifest.json"
+
+
+def search(
+  *,
+  index: str | os.PathLike,
+  questions: str | os.PathLike,
+  checkpoint_path: str | os.PathLike,
+  output_dir: str | os.PathLike,
+  encoder: DualEncoderConfig | None = None,
+  k: int = 100,
+) -> pathlib.Path:
+  """Encodes questions and finds the k nearest passages of each.
+
+  Args:
+    index: folder that `index` wrote.
+    questions: XOR-TyDi JSONL file.
+    checkpoint_path: the dual encoder that also encoded the passages.
+    output_dir: folder to write; an identical call finds its work done.
+    encoder: pooling, prefixes and lengths; the checkpoint's own when absent.
+    k: passages for each question; all of them when the index holds fewer.
+
+  Returns:
+    The folder.
+
+  Raises:
+    InputError: bad questions (the message names file and line), an index of
+      another encoder's vectors or with changed files, or an output folder
+      that holds something else.
+    ScannError: ScaNN failed or crashed.
+  """
+  if k < 1:
+    raise InputError(f"k is {k}", mend="ask for at least one passage")
+  opened = open_index(index)
+  asked = read_questions(questions)
+  model = load_dual_encoder(checkpoint_path, config=encoder)
+  _check_encoder(opened, model)
+  folder = claim_output_dir(
+    output_dir,
+    stage="search",
+    arguments={
+      "index_fingerprint": opened.fingerprint,
+      "questions": sha256_file(questions),
+      "encoder_fingerprint": model.fingerprint,
+      "query_length": model.config.query_length,
+      "k": k,
+    },
+  )
+  if not (folder / MANIFEST_FILE).exists():
+    with lock_folder(folder), opened:
+      _write_search(folder, opened, asked, model, k)
+  return folder
+
+
+def _check_encoder(index: Index, model: DualEncoder) -> None:
+  if model.fingerprint != index.encoder_fingerprint:
+    raise InputError(
+      "the index holds vectors of another encoder (its fingerprint is "
+      f"{index.encoder_fingerprint[:12]}, the checkpoint's is "
+      f"{model.fingerprint[:12]})",
+      where=index.path,
+      mend="give the checkpoint, pooling and prefixes of the passages",
+    )
+
+
+def _write_search(
+  folder: pathlib.Path,
+  index: Index,
+  questions: Sequence[Question],
+  model: DualEncoder,
+  k: int,
+) -> None:
+  embeddings, run = _find_passages(index, questions, model, k)
+  write_run(folder / RUN_FILE, run)
+  with atomic_path(folder / EMBEDDINGS_FILE) as partial:
+    with partial.open("wb") as file:
+      np.lib.format.write_array(file, embeddings, allow_pickle=False)
+  manifest = {
+    "format_version": FORMAT_VERSION,
+    "index": os.path.relpath(index.path, folder),
+    "index_fingerprint": index.fingerprint,
+    "index_kind": index.kind,
+    "embeddings": os.path.relpath(index.embeddings, folder),
+    "encoder_fingerprint": model.fingerprint,
+    "k": k,
+    "run": sha256_file(folder / RUN_FILE),
+    "question_embeddings": sha256_file(folder / EMBEDDINGS_FILE),
+    "question_ids": [question.question_id for question in questions],
+    "languages": [question.language for question in questions],
+  }
+  write_json(folder / MANIFEST_FILE, manifest)
+
+
+def _find_passages(
+  index: Index, questions: Sequence[Question], model: DualEncoder, k: int
+) -> tuple[Float[np.ndarray, "questions dim"], Run]:
+  """Encodes and searches, and tells how fast that went."""
+  passage_ids = index.passage_ids
+  started = time.perf_counter()
+  embeddings = encode_texts(
+    model,
+    [model.format_query(question.question) for question in questions],
+    max_length=model.config.query_length,
+  )
+  encoded = time.perf_counter()
+  scores, rows = index.search(embeddings, k)
+  searched = time.perf_counter()
+  print(
+    f"{len(questions)} questions: "
+    f"encoded {len(questions) / (encoded - started):,.0f}/s, "
+    f"searched {len(questions) / (searched - encoded):,.0f}/s ({index.kind})",
+    file=sys.stderr,
+  )
+  question_ids = [question.question_id for question in questions]
+  return embeddings, make_run(question_ids, passage_ids, scores, rows)
+
+
+def make_run(
+  question_ids: Sequence[str],
+  passage_ids: Sequence[str],
+  scores: Float[np.ndarray, "questions k"],
+  rows: Int[np.ndarray, "questions k"],
+) -> Run:
+  """Names the rows that a search found.
+
+  Scores become the shortest decimals that round to the same float32. Rows
+  below 0 are places that approximate search could not fill.
+
+  >>> scores = np.array([[0.3, 0.1, -np.inf]], np.float32)
+  >>> make_run(["q"], ["a", "b"], scores, np.array([[1, 0, -1]]))
+  {'q': {'b': 0.3, 'a': 0.1}}
+  """
+  return {
+    question_id: {
+      passage_ids[row]: float(str(score))
+      for score, row in zip(question_scores, question_rows, strict=True)
+      if row >= 0
+    }
+    for question_id, question_scores, question_rows in zip(
+      question_ids, scores, rows, strict=True
+    )
+  }
