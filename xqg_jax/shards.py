@@ -151,7 +151,14 @@ def _write_array(path: pathlib.Path, array: np.ndarray) -> None:
     "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
   }
   spec = {**_array_spec(path), "metadata": metadata}
-  tensorstore.open(spec, create=True).result().write(array).result()
+  try:
+    tensorstore.open(spec, create=True).result().write(array).result()
+  except ValueError as error:  # what TensorStore raises for a full disk
+    raise InputError(
+      f"cannot be written ({error})",
+      where=path,
+      mend="make room and run the same command again",
+    ) from None
 
 
 def _array_spec(path: pathlib.Path) -> dict[str, Any]:

@@ -1,0 +1,250 @@
+"""The stage `encode`: passages and generated queries to an embedding store.
+
+A passage's queries are encoded in packed rows and summed on the device. The
+store is written shard by shard, the same bytes whether the run was
+interrupted or not.
+"""
+
+import dataclasses
+import functools
+import itertools
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Float32
+
+from xqg_jax.checkpoints import load_dual_encoder
+from xqg_jax.collection import scan_collection
+from xqg_jax.embedder import (
+  Batch,
+  Embedder,
+  choose_rows_per_batch,
+  make_batches,
+)
+from xqg_jax.encoding_job import EncodingJob, make_groups
+from xqg_jax.errors import InputError
+from xqg_jax.files import RUN_FILE, claim_output_dir, sha256_file
+from xqg_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from xqg_jax.prefetching import prefetch
+from xqg_jax.records import list_shards
+from xqg_jax.shards import DTYPES
+from xqg_jax.store import (
+  EmbeddingStore,
+  lock_folder,
+  open_store,
+  write_manifest,
+)
+
+GROUPINGS = ((), ("language",), ("language", "rank"))
+_TEXTS_PER_CHUNK = 8192
+
+
+# ------------------------------------------------------------------ any texts
+
+
+def encode_texts(
+  encoder: DualEncoder,
+  texts: Sequence[str],
+  *,
+  max_length: int,
+  row_lengths: Sequence[int] | None = None,
+  tokens_per_batch: int | None = None,
+) -> Float32[np.ndarray, "texts dim"]:
+  """Embeds texts, packed into rows, on all local devices.
+
+  Args:
+    encoder: the dual encoder.
+    texts: as `encoder.format_query` or `encoder.format_passage` made them.
+    max_length: tokens kept of a text.
+    row_lengths: row lengths to pack into; chosen by platform when absent.
+    tokens_per_batch: size of a batch; chosen by platform when absent.
+
+  Returns:
+    One embedding per text, in the order of the texts.
+
+  Raises:
+    InputError: an embedding that is not finite.
+  """
+  embedder = Embedder(encoder)
+  # Few sizes of results, so that calls share their compiled programs.
+  capacity = min(_TEXTS_PER_CHUNK, 1 << max(0, len(texts) - 1).bit_length())
+  rows_per_batch = choose_rows_per_batch(
+    max_length=max_length,
+    mesh=embedder.mesh,
+    row_lengths=row_lengths,
+    tokens_per_batch=tokens_per_batch,
+    max_tokens=capacity * max_length,
+  )
+
+  def make_chunk(start: int) -> list[Batch]:
+    tokens = encoder.tokenizer.encode_batch(
+      texts[start : start + capacity], max_length=max_length
+    )
+    return make_batches(
+      tokens,
+      np.arange(len(tokens)),
+      num_targets=capacity,
+      rows_per_batch=rows_per_batch,
+      pad_id=encoder.tokenizer.pad_id,
+    )
+
+  embeddings = np.zeros((len(texts), encoder.dim), np.float32)
+  starts = range(0, len(texts), capacity)
+  for start, batches in zip(
+    starts, prefetch(map(make_chunk, starts)), strict=True
+  ):
+    sums = embedder.sum_texts(batches, num_targets=capacity)
+    embeddings[start : start + capacity] = np.asarray(sums)[
+      : len(texts) - start
+    ]
+  _check_finite(embeddings)
+  return embeddings
+
+
+def _check_finite(embeddings: Float[np.ndarray, "texts dim"]) -> None:
+  is_good = np.isfinite(embeddings).all(axis=1)
+  if not is_good.all():
+    raise InputError(
+      f"the embedding of text {int(np.argmin(is_good))} is not finite",
+      mend="check the checkpoint for NaN",
+    )
+
+
+# ------------------------------------------------------------------ the stage
+
+
+def encode(
+  *,
+  checkpoint_path: str | os.PathLike,
+  passages: str | os.PathLike,
+  output_dir: str | os.PathLike,
+  generated_queries: str | os.PathLike | None = None,
+  encoder: DualEncoderConfig | None = None,
+  group_queries_by: Sequence[str] = (),
+  dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+  shard_size: int = 8192,
+  row_lengths: Sequence[int] | None = None,
+  tokens_per_batch: int | None = None,
+) -> EmbeddingStore:
+  """Encodes passages, and the sums of their generated queries, into a store.
+
+  An interrupted run goes on at the first shard that is missing or damaged; a
+  finished one is verified and opened.
+
+  Args:
+    checkpoint_path: the dual encoder.
+    passages: TSV or JSONL file.
+    output_dir: folder of the store.
+    generated_queries: JSONL file, or folder of such, in any order and for any
+      part of the passages; blank queries are left out.
+    encoder: pooling, prefixes and lengths; the checkpoint's own when absent.
+    group_queries_by: () keeps one sum per passage, ("language",) one per
+      language, ("language", "rank") one per language and place in the list.
+    dtype: of the vectors on disk; they are summed in float32.
+    shard_size: passages in a shard.
+    row_lengths: row lengths to pack into; chosen by platform when absent.
+    tokens_per_batch: size of a batch; chosen by platform when absent.
+
+  Returns:
+    The store.
+
+  Raises:
+    InputError: bad input (the message names file and line), a damaged
+      checkpoint, or an output folder that holds something else.
+  """
+  group_by = _check_options(group_queries_by, dtype, shard_size)
+  inputs = _digest_inputs(passages, generated_queries)
+  model = load_dual_encoder(checkpoint_path, config=encoder)
+  folder = pathlib.Path(output_dir)
+  arguments = {
+    "encoder": _describe(model),
+    "inputs": inputs,
+    "group_queries_by": group_by,
+    "dtype": dtype,
+    "shard_size": shard_size,
+  }
+  claim = functools.partial(
+    claim_output_dir, folder, stage="encode", arguments=arguments
+  )
+  if (folder / RUN_FILE).exists():
+    claim()
+    if (finished := _open_finished(folder)) is not None:
+      return finished
+  collection = scan_collection(passages, generated_queries)
+  claim()
+  job = EncodingJob(
+    folder=folder,
+    embedder=Embedder(model),
+    collection=collection,
+    groups=make_groups(collection, group_by),
+    shard_size=min(shard_size, collection.num_passages),
+    dtype=dtype,
+    row_lengths=row_lengths,
+    tokens_per_batch=tokens_per_batch,
+  )
+  with lock_folder(folder):
+    write_manifest(
+      folder,
+      shards=job.run(),
+      dim=model.dim,
+      dtype=dtype,
+      encoder=_describe(model),
+      groups=job.groups,
+      inputs=inputs,
+    )
+  return open_store(folder)
+
+
+def _check_options(
+  group_queries_by: Sequence[str], dtype: str, shard_size: int
+) -> tuple[str, ...]:
+  group_by = tuple(group_queries_by)
+  if group_by not in GROUPINGS:
+    raise InputError(
+      f"cannot group queries by {group_by}",
+      mend=f"use one of {', '.join(map(str, GROUPINGS))}",
+    )
+  if dtype not in DTYPES:
+    raise InputError(
+      f"unknown dtype {dtype!r}", mend=f"use one of {', '.join(DTYPES)}"
+    )
+  if shard_size < 1:
+    raise InputError(f"shard_size is {shard_size}", mend="use 1 or more")
+  return group_by
+
+
+def _digest_inputs(
+  passages: str | os.PathLike, generated_queries: str | os.PathLike | None
+) -> dict[str, Any]:
+  """Names and checksums of the input files."""
+  paths = {"passages": [pathlib.Path(passages)]}
+  if generated_queries is not None:
+    paths["generated_queries"] = list_shards(generated_queries)
+  for path in itertools.chain(*paths.values()):
+    if not path.is_file():
+      raise InputError("no such file", where=path, mend="check the path")
+  return {
+    name: [{"name": f.name, "sha256": sha256_file(f)} for f in files]
+    for name, files in paths.items()
+  }
+
+
+def _open_finished(folder: pathlib.Path) -> EmbeddingStore | None:
+  """The store in the folder if it is complete and undamaged."""
+  try:
+    store = open_store(folder)
+    store.verify()
+  except InputError:
+    return None
+  return store
+
+
+def _describe(model: DualEncoder) -> dict[str, Any]:
+  return {
+    "fingerprint": model.fingerprint,
+    "config": dataclasses.asdict(model.config),
+    "tokenizer_fingerprint": model.tokenizer.fingerprint,
+  }

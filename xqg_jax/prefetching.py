@@ -1,0 +1,23 @@
+"""Work done one item ahead, in a thread of its own."""
+
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def prefetch(items: Iterable[T]) -> Iterator[T]:
+  """Yields the items while the next one is already being made.
+
+  Whatever making an item raises is raised here, in its turn.
+
+  >>> list(prefetch(n * n for n in range(4)))
+  [0, 1, 4, 9]
+  """
+  iterator, end = iter(items), object()
+  with ThreadPoolExecutor(1) as worker:
+    following = worker.submit(next, iterator, end)
+    while (item := following.result()) is not end:
+      following = worker.submit(next, iterator, end)
+      yield item
