@@ -1,0 +1,385 @@
+"""Retrieval measures: XOR-Retrieve's R@2kt and R@5kt, and the TREC measures.
+
+Terms: `success_at_k` is 1 when any relevant passage is among the first k,
+`recall_at_k` is the share of the relevant passages among the first k, and
+`success_at_k_tokens` (shown as R@2kt, R@5kt) is 1 when an answer string stands
+in the first tokens of the ranked passages. The names "R@2kt" and "R@5kt" are
+the shared task's, although they are success measures.
+
+Every measure comes as one value in [0, 1] per question.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from xqg_jax.errors import InputError
+from xqg_jax.records import Question
+from xqg_jax.runs import Run, sort_neighbors
+
+WordTokenizer = Callable[[str], list[str]]
+
+TOKENIZER_NOTES = {
+  "punkt": "tokens: NLTK word_tokenize with punkt_tab, as the official scorer",
+  "no_sentences": (
+    "tokens: sentences were not split first (no punkt_tab data needed); this"
+    " moves R@kt by up to about a point from the official scorer"
+  ),
+}
+_UNSCORED_ANSWERS = frozenset({"yes", "no"})
+# What NLTK's tokenizer rewrites beyond white space: straight double quotes,
+# backticks and doubled apostrophes become one another.
+_NO_QUOTES = str.maketrans("", "", "\"'`")
+
+
+# ------------------------------------------------------------- word tokenizers
+
+
+def load_word_tokenizer(
+  name: str = "punkt", *, punkt_dir: str | Path | None = None
+) -> WordTokenizer:
+  """Loads the word tokenizer that token budgets are counted with.
+
+  Args:
+    name: "punkt" is NLTK's `word_tokenize`, which the official measure uses
+      and which needs the data set punkt_tab. "no_sentences" is the same word
+      tokenizer without splitting sentences first; it needs no data and moves
+      R@2kt by up to about a point.
+    punkt_dir: an NLTK data folder to look in first, the one that holds
+      `tokenizers/punkt_tab`.
+
+  Raises:
+    InputError: unknown name, or the punkt data is not there.
+
+  >>> load_word_tokenizer("no_sentences")("It can't be 5%.")
+  ['It', 'ca', "n't", 'be', '5', '%', '.']
+  """
+  from nltk.tokenize import NLTKWordTokenizer, word_tokenize
+
+  if name == "no_sentences":
+    return NLTKWordTokenizer().tokenize
+  if name != "punkt":
+    raise InputError(
+      f"unknown tokenizer {name!r}",
+      mend=f"use one of {', '.join(TOKENIZER_NOTES)}",
+    )
+  _find_punkt(punkt_dir)
+  return word_tokenize
+
+
+def _find_punkt(punkt_dir: str | Path | None) -> None:
+  import nltk
+
+  folder = None if punkt_dir is None else str(punkt_dir)
+  try:
+    nltk.data.find("tokenizers/punkt_tab/english/", paths=folder and [folder])
+  except (LookupError, OSError):
+    raise InputError(
+      "NLTK's sentence data punkt_tab is not there",
+      where=punkt_dir,
+      mend="run `python -m nltk.downloader punkt_tab`, or set PUNKT_DIR to a "
+      "folder that holds tokenizers/punkt_tab/english, or choose the tokenizer"
+      ' "no_sentences"',
+    ) from None
+  # NLTK opens data only below the folders of this list.
+  if folder and folder not in nltk.data.path:
+    nltk.data.path.insert(0, folder)
+
+
+class TokenizedPassages:
+  """Passages' texts as joined tokens, each text tokenized once, when asked."""
+
+  def __init__(self, texts: Mapping[str, str], tokenize: WordTokenizer):
+    self._texts = texts
+    self._tokenize = tokenize
+    self._joined: dict[str, str] = {}
+    self._squeezed: dict[str, tuple[str, int]] = {}
+
+  def joined(self, passage_id: str) -> str:
+    """The passage's tokens, joined by single spaces."""
+    if passage_id not in self._joined:
+      tokens = self._tokenize(self._texts[passage_id])
+      self._joined[passage_id] = " ".join(tokens)
+    return self._joined[passage_id]
+
+  def squeezed(self, passage_id: str) -> tuple[str, int]:
+    """The text without blanks and quotes, and its number of words.
+
+    Tokenizing moves nothing but blanks and quotes, and makes at least one
+    token of a word. So an answer whose squeezed form is not in the squeezed
+    text cannot be in the joined tokens, and no token has to be made to know.
+    """
+    if passage_id not in self._squeezed:
+      words = self._texts[passage_id].split()
+      self._squeezed[passage_id] = (_squeeze(words), len(words))
+    return self._squeezed[passage_id]
+
+
+def _squeeze(words: Iterable[str]) -> str:
+  return "".join(words).translate(_NO_QUOTES)
+
+
+# -------------------------------------------------------- success_at_k_tokens
+
+
+def scored_answers(question: Question) -> tuple[str, ...]:
+  """The answers that XOR-Retrieve scores: all but "yes" and "no".
+
+  A question that has none left is dropped from its measures.
+
+  >>> scored_answers(Question("1", "...", "fi", ("no", "in 1917")))
+  ('in 1917',)
+  """
+  return tuple(a for a in question.answers if a not in _UNSCORED_ANSWERS)
+
+
+def tokens_to_answer(
+  ranked_ids: Sequence[str],
+  answers: Sequence[str],
+  passages: TokenizedPassages,
+  *,
+  max_tokens: int,
+) -> float:
+  """Counts the tokens down to the end of the first answer of a ranking.
+
+  The ranked texts are tokenized one by one, the tokens of all are joined by
+  single spaces, and an answer is found as a case-sensitive substring. The
+  answer is within a budget of N tokens exactly when the count is at most N,
+  so one pass serves all budgets.
+
+  Args:
+    ranked_ids: passage ids, best first.
+    answers: answer strings; any of them counts.
+    passages: the passages' texts.
+    max_tokens: the largest budget asked for; the pass stops there.
+
+  Returns:
+    The number of tokens, or infinity when it exceeds `max_tokens`.
+
+  >>> texts = {"a": "Oulu is north.", "b": "It was founded in 1605."}
+  >>> passages = TokenizedPassages(texts, str.split)
+  >>> tokens_to_answer(["a", "b"], ["founded in"], passages, max_tokens=9)
+  7.0
+  >>> tokens_to_answer(["a", "b"], ["founded in"], passages, max_tokens=6)
+  inf
+  """
+  candidates = _candidate_ranks(ranked_ids, answers, passages, max_tokens)
+  text = ""
+  num_tokens = 0
+  for rank in range(max(candidates, default=-1) + 1):
+    joined = passages.joined(ranked_ids[rank])
+    if not joined:
+      continue
+    start = len(text)
+    text = f"{text} {joined}" if text else joined
+    if rank in candidates:
+      end = _first_answer_end(text, answers, start)
+      if end is not None:
+        needed = text.count(" ", 0, end) + min(end, 1)
+        return float(needed) if needed <= max_tokens else math.inf
+    num_tokens += joined.count(" ") + 1
+    if num_tokens >= max_tokens:
+      break
+  return math.inf
+
+
+def _first_answer_end(
+  text: str, answers: Sequence[str], start: int
+) -> int | None:
+  """Where the first answer ends that reaches beyond `text[:start]`."""
+  ends = []
+  for answer in answers:
+    found = text.find(answer, max(0, start - len(answer)))
+    if found >= 0:
+      ends.append(found + len(answer))
+  return min(ends, default=None)
+
+
+def _candidate_ranks(
+  ranked_ids: Sequence[str],
+  answers: Sequence[str],
+  passages: TokenizedPassages,
+  max_tokens: int,
+) -> set[int]:
+  """Ranks at which an answer can end, judged without tokenizing."""
+  pieces: list[str] = []
+  num_words = 0
+  for passage_id in ranked_ids:
+    if num_words >= max_tokens:
+      break
+    piece, words = passages.squeezed(passage_id)
+    pieces.append(piece)
+    num_words += words
+  squeezed = "".join(pieces)
+  ranks: set[int] = set()
+  for answer in answers:
+    ranks |= _answer_ranks(answer, pieces, squeezed)
+  return ranks
+
+
+def _answer_ranks(answer: str, pieces: list[str], squeezed: str) -> set[int]:
+  needle = _squeeze(answer.split())
+  found = squeezed.find(needle)
+  if found < 0:
+    return set()
+  if answer[-1:] not in needle[-1:] or not needle:
+    # Its last characters are squeezed away and may stand in a later passage.
+    return set(range(len(pieces)))
+  ranks, rank, piece_end = set(), -1, 0
+  while found >= 0:
+    end = found + len(needle)
+    while piece_end < end:
+      rank += 1
+      piece_end += len(pieces[rank])
+    ranks.add(rank)
+    # One occurrence per passage is enough.
+    found = squeezed.find(needle, max(found + 1, piece_end - len(needle) + 1))
+  return ranks
+
+
+def count_tokens_to_answers(
+  run: Run,
+  questions: Iterable[Question],
+  passages: TokenizedPassages,
+  *,
+  max_tokens: int,
+) -> dict[str, float]:
+  """`tokens_to_answer` of every scored question; see there.
+
+  Questions whose answers are all "yes" or "no" are left out. A question that
+  the run lacks counts as unanswered (infinity).
+  """
+  counts = {}
+  for question in questions:
+    answers = scored_answers(question)
+    if answers:
+      counts[question.question_id] = tokens_to_answer(
+        list(sort_neighbors(run.get(question.question_id, {}))),
+        answers,
+        passages,
+        max_tokens=max_tokens,
+      )
+  return counts
+
+
+def success_at_k_tokens(
+  run: Run,
+  questions: Iterable[Question],
+  texts: Mapping[str, str],
+  *,
+  budget: int,
+  tokenize: WordTokenizer,
+) -> dict[str, float]:
+  """XOR-Retrieve's R@2kt, R@5kt (Asai et al. 2021), for any token budget.
+
+  The ranked passages' texts (no titles) are tokenized and concatenated; a
+  question succeeds when one of its answers is a case-sensitive substring of
+  the first `budget` tokens joined by spaces. A success measure, although the
+  shared task calls it recall; its headline is the macro average over
+  languages.
+
+  Args:
+    run: {question_id: {passage_id: score}}.
+    questions: those with only "yes"/"no" answers are left out of the result.
+    texts: text by passage id.
+    budget: number of tokens, 2000 or 5000 in the shared task.
+    tokenize: from `load_word_tokenizer`.
+
+  Returns:
+    1.0 or 0.0 by question id.
+
+  >>> run = {"q1": {"a": 2.0, "b": 1.0}, "q2": {"b": 1.0}}
+  >>> texts = {"a": "Oulu is in the north .", "b": "Founded in 1605 ."}
+  >>> questions = [
+  ...   Question("q1", "...", "fi", ("1605",)),
+  ...   Question("q2", "...", "fi", ("yes",)),
+  ... ]
+  >>> success_at_k_tokens(run, questions, texts, budget=9, tokenize=str.split)
+  {'q1': 1.0}
+  >>> success_at_k_tokens(run, questions, texts, budget=8, tokenize=str.split)
+  {'q1': 0.0}
+  """
+  counts = count_tokens_to_answers(
+    run, questions, TokenizedPassages(texts, tokenize), max_tokens=budget
+  )
+  return {key: float(count <= budget) for key, count in counts.items()}
+
+
+def token_measure_name(budget: int) -> str:
+  """The name that a token budget is shown under.
+
+  >>> token_measure_name(2000), token_measure_name(500)
+  ('R@2kt', 'R@500t')
+  """
+  return f"R@{budget // 1000}kt" if budget % 1000 == 0 else f"R@{budget}t"
+
+
+# --------------------------------------------------------------- TREC measures
+
+
+def parse_measures(names: Iterable[str]) -> dict[str, Any]:
+  """Parses names of ir_measures: "RR@10", "nDCG@10", "R@100", "Success@20".
+
+  Returns:
+    The measure objects by the names given.
+
+  Raises:
+    InputError: a name that ir_measures does not know.
+  """
+  import ir_measures
+
+  parsed = {}
+  for name in names:
+    try:
+      parsed[name] = ir_measures.parse_measure(name)
+    except (NameError, ValueError, SyntaxError) as error:
+      raise InputError(
+        f"unknown measure {name!r} ({error})",
+        mend="use for example RR@10, nDCG@10, R@100 or Success@20",
+      ) from None
+  return parsed
+
+
+def is_defined_without_qrels(measure: Any) -> bool:
+  """Whether the measure needs only the ranking's own passages judged.
+
+  Reciprocal rank and success do; recall and nDCG need to know all relevant
+  passages of the collection.
+  """
+  return getattr(measure, "NAME", None) in ("RR", "Success", "P")
+
+
+def score_rankings(
+  run: Run,
+  qrels: Mapping[str, Mapping[str, int]],
+  measures: Mapping[str, Any],
+) -> dict[str, dict[str, float]]:
+  """Scores a run by ir_measures.
+
+  Ties are broken by the run's own order, as everywhere in this package, not
+  by passage id as trec_eval does.
+
+  Args:
+    run: {question_id: {passage_id: score}}.
+    qrels: {question_id: {passage_id: relevance}}.
+    measures: from `parse_measures`.
+
+  Returns:
+    {measure name: {question_id: value}} for the judged questions; one that
+    the run lacks gets 0.
+  """
+  import ir_measures
+
+  ranked = {
+    q: {p: float(-rank) for rank, p in enumerate(sort_neighbors(run[q]))}
+    for q in qrels
+    if run.get(q)
+  }
+  values = {name: dict.fromkeys(qrels, 0.0) for name in measures}
+  if not ranked:
+    return values
+  by_measure = {measure: name for name, measure in measures.items()}
+  for metric in ir_measures.iter_calc(by_measure, qrels, ranked):
+    values[by_measure[metric.measure]][metric.query_id] = metric.value
+  return values

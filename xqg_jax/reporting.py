@@ -1,0 +1,357 @@
+"""Report: evaluations as one HTML page that needs nothing but itself."""
+
+import functools
+import itertools
+import json
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import jinja2
+import markupsafe
+
+from xqg_jax import plots
+from xqg_jax.comparison import format_difference, format_p
+from xqg_jax.errors import InputError
+from xqg_jax.examples import choose_measure, choose_variant
+from xqg_jax.files import (
+  RUN_FILE,
+  claim_output_dir,
+  read_json,
+  sha256_file,
+  write_json,
+  write_text,
+)
+from xqg_jax.languages import LANGUAGES
+from xqg_jax.records import read_generated_queries, read_json_lines
+from xqg_jax.results import (
+  EXAMPLES_FILE,
+  MANIFEST_FILE,
+  Evaluation,
+  load_evaluation,
+)
+from xqg_jax.significance import significance_mark
+
+REPORT_FILE = "report.html"
+METRICS_ROWS_FILE = "metrics.jsonl"
+OPERATIVE_CONFIG = "operative_config.gin"
+_TEMPLATE = "report.html.jinja"
+# Measures with a plot of their own; the table has all.
+_PLOTTED = 3
+_MAX_BARS = 4
+_MAX_QUERIES = 5
+
+
+def report(
+  *,
+  evaluations: Sequence[str | os.PathLike],
+  output_dir: str | os.PathLike,
+  model_dirs: Sequence[str | os.PathLike] = (),
+  generated_queries: str | os.PathLike | None = None,
+  title: str = "Retrieval with generated queries",
+) -> pathlib.Path:
+  """Writes `report.html`: tables, plots, examples, and where all came from.
+
+  Args:
+    evaluations: folders of `evaluate` or `pool_evaluations`, shown in order.
+    output_dir: folder to write.
+    model_dirs: folders of trained models, for their loss curves
+      (`metrics.jsonl`) and configs.
+    generated_queries: the passages' generated queries, to show them beside
+      the examples; a file or a folder of shards.
+    title: heading of the page.
+
+  Returns:
+    The page's path.
+
+  Raises:
+    InputError: a folder without a finished evaluation, or a malformed file.
+  """
+  if not evaluations:
+    raise InputError("no evaluations to report", mend="set EVALUATIONS")
+  loaded = [load_evaluation(folder) for folder in evaluations]
+  examples = [_read_examples(evaluation) for evaluation in loaded]
+  losses = [_describe_losses(folder) for folder in model_dirs]
+  queries = _collect_queries(generated_queries, examples)
+  folders = _find_folders(loaded, model_dirs)
+  page = (
+    _environment()
+    .get_template(_TEMPLATE)
+    .render(
+      title=title,
+      sections=[
+        _describe_section(evaluation, example, queries)
+        for evaluation, example in zip(loaded, examples, strict=True)
+      ],
+      losses=[loss for loss in losses if loss["svg"]],
+      fingerprints=_list_fingerprints(loaded, model_dirs),
+      configs=[c for c in map(_describe_config, folders) if c],
+    )
+  )
+  folder = claim_output_dir(
+    output_dir,
+    stage="report",
+    arguments={
+      "title": title,
+      "evaluations": [_identify(e.folder / MANIFEST_FILE) for e in loaded],
+      "model_dirs": [str(folder) for folder in model_dirs],
+      "generated_queries": generated_queries and str(generated_queries),
+    },
+  )
+  write_text(folder / REPORT_FILE, page)
+  sha256 = sha256_file(folder / REPORT_FILE)
+  write_json(
+    folder / MANIFEST_FILE,
+    {"format_version": 1, "stage": "report", "files": {REPORT_FILE: sha256}},
+  )
+  print(f"report: {folder / REPORT_FILE}")
+  return folder / REPORT_FILE
+
+
+def _identify(path: pathlib.Path) -> dict[str, str]:
+  return {"path": str(path), "sha256": sha256_file(path)}
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("xqg_jax", "."),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters |= {
+    "difference": format_difference,
+    "p_value": format_p,
+    "mark": significance_mark,
+    "language_name": _language_name,
+    "highlight": highlight,
+  }
+  return environment
+
+
+def _language_name(code: str) -> str:
+  return LANGUAGES[code].name if code in LANGUAGES else code
+
+
+# -------------------------------------------------------------------- sections
+
+
+def _describe_section(
+  evaluation: Evaluation,
+  examples: Mapping[str, Any],
+  queries: Mapping[str, Mapping[str, Sequence[str]]],
+) -> dict[str, Any]:
+  """What the template shows of one evaluation."""
+  metrics = evaluation.metrics
+  names = [measure["name"] for measure in metrics["measures"]]
+  variants = [v for v in metrics["variants"] if v != metrics["baseline"]]
+  finest = choose_measure(names)
+  bars = _choose_bars(metrics, finest)
+  shown = choose_variant(metrics, finest, variants) if variants else None
+  return {
+    "name": evaluation.folder.name,
+    "metrics": metrics,
+    "best": {name: _best(metrics, name) for name in names},
+    "headline": _headline(metrics, shown, names),
+    "shown": shown,
+    "curves": _curves(metrics, names),
+    "bars": [
+      plots.plot_languages(metrics, name, bars) for name in names[:_PLOTTED]
+    ],
+    "examples": examples,
+    "queries": queries,
+  }
+
+
+def _best(metrics: Mapping[str, Any], measure: str) -> dict[str, float]:
+  """The highest value of each column of a table."""
+  entries = [v["measures"][measure] for v in metrics["variants"].values()]
+  columns = list(entries[0]["languages"])
+  best = {
+    code: max(entry["languages"][code]["value"] for entry in entries)
+    for code in columns
+  }
+  return best | {"macro": max(entry["macro"]["value"] for entry in entries)}
+
+
+def _headline(
+  metrics: Mapping[str, Any], shown: str | None, names: Sequence[str]
+) -> list[dict[str, Any]]:
+  if shown is None:
+    return []
+  labels = {entry["name"]: entry["label"] for entry in metrics["measures"]}
+  variants = metrics["variants"]
+  return [
+    {
+      "label": labels[name],
+      "before": variants[metrics["baseline"]]["measures"][name]["macro"],
+      "after": variants[shown]["measures"][name]["macro"],
+    }
+    for name in names
+  ]
+
+
+def _curves(metrics: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+  drawn = [
+    plot(metrics, name)
+    for plot in (plots.plot_alphas, plots.plot_num_queries)
+    for name in names[:_PLOTTED]
+  ]
+  return [svg for svg in drawn if svg]
+
+
+def _choose_bars(metrics: Mapping[str, Any], measure: str) -> list[str]:
+  """The baseline and the variants with the best macro averages."""
+  variants = [v for v in metrics["variants"] if v != metrics["baseline"]]
+  ranked = sorted(
+    variants,
+    key=lambda v: (
+      -metrics["variants"][v]["measures"][measure]["macro"]["value"]
+    ),
+  )[: _MAX_BARS - 1]
+  return [metrics["baseline"], *(v for v in variants if v in ranked)]
+
+
+# -------------------------------------------------------------------- examples
+
+
+def _read_examples(evaluation: Evaluation) -> dict[str, Any]:
+  path = evaluation.folder / EXAMPLES_FILE
+  return read_json(path) if path.is_file() else {}
+
+
+def _collect_queries(
+  path: str | os.PathLike | None, examples: Iterable[Mapping[str, Any]]
+) -> dict[str, dict[str, Sequence[str]]]:
+  """Generated queries of the passages that the examples show."""
+  if path is None:
+    return {}
+  wanted = {
+    passage["id"]
+    for found in examples
+    for example in (*found.get("won", ()), *found.get("lost", ()))
+    for passage in itertools.chain(*example["passages"])
+  }
+  return {
+    item.passage_id: {
+      language: texts[:_MAX_QUERIES]
+      for language, texts in item.queries.items()
+      if texts
+    }
+    for _, item in read_generated_queries(pathlib.Path(path))
+    if item.passage_id in wanted and any(item.queries.values())
+  }
+
+
+def highlight(text: str, answers: Sequence[str]) -> markupsafe.Markup:
+  """Escapes a text and marks the answers in it.
+
+  >>> highlight("<b>1605</b> in Oulu", ["1605"])
+  Markup('&lt;b&gt;<mark>1605</mark>&lt;/b&gt; in Oulu')
+  """
+  needles = sorted(filter(str.strip, answers), key=len, reverse=True)
+  if not needles:
+    return markupsafe.escape(text)
+  pattern = "|".join(re.escape(needle) for needle in needles)
+  # Odd pieces are what the group matched.
+  pieces = re.split(rf"(?<!\w)({pattern})(?!\w)", text, flags=re.IGNORECASE)
+  return markupsafe.Markup("").join(
+    markupsafe.Markup("<mark>{}</mark>").format(piece) if odd else piece
+    for odd, piece in zip(itertools.cycle((0, 1)), pieces, strict=False)
+  )
+
+
+# ------------------------------------------------------------------ provenance
+
+
+def _describe_losses(folder: str | os.PathLike) -> dict[str, Any]:
+  path = pathlib.Path(folder) / METRICS_ROWS_FILE
+  rows = [row for _, row in read_json_lines(path)]
+  svg = plots.plot_losses([row for row in rows if "step" in row])
+  return {"name": pathlib.Path(folder).name, "svg": svg}
+
+
+def _find_folders(
+  loaded: Sequence[Evaluation], model_dirs: Sequence[str | os.PathLike]
+) -> list[pathlib.Path]:
+  """The folders that led here, as far as they still exist."""
+  folders = [evaluation.folder for evaluation in loaded]
+  for evaluation in loaded:
+    inputs = read_json(evaluation.folder / MANIFEST_FILE)["inputs"]
+    # Pooled evaluations were made alike: the first shows how.
+    inputs = inputs.get("evaluations", [{"inputs": inputs}])[0]["inputs"]
+    for run in inputs["runs"].values():
+      search = pathlib.Path(run["path"]).parent
+      if (search / MANIFEST_FILE).is_file():
+        folders += [search, *_follow(search)]
+  folders += [pathlib.Path(folder) for folder in model_dirs]
+  found = (folder.resolve() for folder in folders if folder.is_dir())
+  return list(dict.fromkeys(found))
+
+
+def _follow(search: pathlib.Path) -> list[pathlib.Path]:
+  """Index, view and store behind a search folder."""
+  manifest = read_json(search / MANIFEST_FILE)
+  found = [
+    search / manifest[key] for key in ("index", "embeddings") if key in manifest
+  ]
+  view = found[-1] / "view.json" if found else None
+  if view and view.is_file():
+    found.append(view.parent / read_json(view).get("store", "."))
+  return found
+
+
+def _describe_config(folder: pathlib.Path) -> dict[str, Any] | None:
+  run_file, gin_file = folder / RUN_FILE, folder / OPERATIVE_CONFIG
+  run = read_json(run_file) if run_file.is_file() else {}
+  has_gin = gin_file.is_file()
+  if not (run or has_gin):
+    return None
+  stage = run.get("stage")
+  return {
+    "folder": str(folder),
+    "stage": stage,
+    "command": f"xqg {stage} --gin_file={gin_file}" if has_gin else None,
+    "gin": gin_file.read_text(encoding="utf-8") if has_gin else None,
+    "arguments": json.dumps(
+      run.get("arguments", {}), indent=2, ensure_ascii=False
+    ),
+  }
+
+
+def _list_fingerprints(
+  loaded: Sequence[Evaluation], model_dirs: Sequence[str | os.PathLike]
+) -> list[tuple[str, str, str]]:
+  """(where it was found, what it is of, value) of every fingerprint."""
+  rows = []
+  for evaluation in loaded:
+    manifest = read_json(evaluation.folder / MANIFEST_FILE)
+    for part in ("inputs", "searches"):
+      rows += [
+        (evaluation.folder.name, name, value)
+        for name, value in _walk(manifest.get(part, {}))
+      ]
+  for folder in map(pathlib.Path, model_dirs):
+    if (folder / MANIFEST_FILE).is_file():
+      manifest = read_json(folder / MANIFEST_FILE)
+      rows += [(folder.name, name, value) for name, value in _walk(manifest)]
+  return rows
+
+
+def _walk(value: Any, name: str = "") -> list[tuple[str, str]]:
+  """Leaves of nested JSON, under their path."""
+  if isinstance(value, Mapping):
+    items = value.items()
+  elif isinstance(value, list):
+    items = enumerate(value, start=1)
+  else:
+    return [] if value is None else [(name, str(value))]
+  return [
+    leaf
+    for key, child in items
+    for leaf in _walk(child, f"{name} · {key}" if name else str(key))
+  ]
