@@ -1,0 +1,37 @@
+"""Registers dual-encoder training tasks."""
+
+import seqio
+
+from xqg_jax import preprocessors
+from xqg_jax.models.dual_encoder import DualEncoderConfig
+
+SHUFFLE_BUFFER_SIZE = 10_000
+
+
+def register_dual_encoder_task(
+  *,
+  name: str,
+  source: seqio.DataSource,
+  vocabulary: seqio.Vocabulary,
+  config: DualEncoderConfig,
+) -> None:
+  """Registers a task of questions with positives and hard negatives.
+
+  Args:
+    name: such as `xdr_xor_tydi`; an earlier task of the name is replaced.
+    source: of training pairs.
+    vocabulary: of queries and passages.
+    config: gives the prefixes of queries and passages.
+  """
+  features = {"query": 1, "passage": 1, "negative_passages": 2}
+  seqio.TaskRegistry.remove(name)
+  seqio.TaskRegistry.add(
+    name,
+    source=source,
+    preprocessors=preprocessors.make_dual_encoder_preprocessors(config),
+    output_features={
+      key: seqio.Feature(vocabulary, add_eos=False, rank=rank)
+      for key, rank in features.items()
+    },
+    shuffle_buffer_size=SHUFFLE_BUFFER_SIZE,
+  )

@@ -1,0 +1,226 @@
+"""Batches of a SeqIO task or mixture, as the training loop draws them.
+
+A small collection is converted once and kept in memory; its batches are a
+pure function of seed and step, so a resumed run needs no replay, and every
+epoch gives each example exactly once. A larger one streams through
+TensorFlow's pipeline, which a resumed run fast-forwards.
+"""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+from jaxtyping import Int
+
+from xqg_jax.errors import InputError
+from xqg_jax.preprocessors import MAX_CACHED_EXAMPLES
+from xqg_jax.tokenizers import Tokenizer
+from xqg_jax.vocabularies import HuggingFaceVocabulary
+
+Arrays = dict[str, Int[np.ndarray, "..."]]
+Lengths = Mapping[str, int | tuple[int, int]]
+
+_ROWS_A_READ = 512
+
+
+def make_batches(
+  *,
+  mixture_or_task_name: str,
+  task_feature_lengths: Lengths,
+  feature_converter: seqio.FeatureConverter,
+  batch_size: int,
+  seed: int,
+  start_step: int = 0,
+  num_draws: int = 1,
+  max_examples_in_memory: int = MAX_CACHED_EXAMPLES,
+) -> Iterator[Arrays]:
+  """Yields the batches of steps `start_step`, `start_step + 1`, ... forever.
+
+  Args:
+    mixture_or_task_name: a registered SeqIO task or mixture.
+    task_feature_lengths: length of each feature of the task.
+    feature_converter: makes the model's features.
+    batch_size: examples in a batch.
+    seed: decides order, mixing and draws.
+    start_step: the first step asked for.
+    num_draws: a collection in memory takes turns, epoch by epoch, among so
+      many draws of the task's random preprocessing.
+    max_examples_in_memory: larger collections are streamed.
+
+  Raises:
+    InputError: no such task.
+  """
+  # TensorFlow only reads data: the accelerator belongs to jax.
+  tf.config.set_visible_devices([], "GPU")
+  provider = get_mixture_or_task(mixture_or_task_name)
+  read = functools.partial(
+    _read, task_feature_lengths, feature_converter, seed=seed
+  )
+  tasks = seqio.get_subtasks(provider)
+  if _count_examples(tasks) > max_examples_in_memory:
+    dataset = read(
+      provider, shuffle=True, num_epochs=None, skip=start_step * batch_size
+    )
+    dataset = dataset.batch(batch_size, drop_remainder=True)
+    return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+  parts = [
+    _to_arrays(read(task, shuffle=False, num_epochs=num_draws))
+    for task in tasks
+  ]
+  rates = [
+    provider.get_rate(task) if isinstance(provider, seqio.Mixture) else 1.0
+    for task in tasks
+  ]
+  return _draw_batches(parts, rates, batch_size, seed, start_step, num_draws)
+
+
+def _count_examples(tasks: Sequence[seqio.Task]) -> float:
+  """Examples before preprocessing; infinite if a source cannot tell."""
+  counts = [task.num_input_examples("train") for task in tasks]
+  return sum(math.inf if count is None else count for count in counts)
+
+
+def get_mixture_or_task(name: str) -> seqio.Task | seqio.Mixture:
+  """Looks a registered task or mixture up.
+
+  Raises:
+    InputError: no such task.
+  """
+  try:
+    return seqio.get_mixture_or_task(name)
+  except ValueError:
+    known = sorted(
+      {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+    )
+    raise InputError(
+      f"no task or mixture is named {name!r}",
+      mend="use one of " + (", ".join(known) or "those you register first"),
+    ) from None
+
+
+def check_vocabulary(mixture_or_task_name: str, tokenizer: Tokenizer) -> None:
+  """Refuses a task whose tokens mean something else to the model.
+
+  Raises:
+    InputError: the task has another tokenizer.
+  """
+  provider = get_mixture_or_task(mixture_or_task_name)
+  for feature in provider.output_features.values():
+    if feature.vocabulary != HuggingFaceVocabulary(tokenizer):
+      raise InputError(
+        f"the task {mixture_or_task_name!r} has another tokenizer than the "
+        "model",
+        mend="register the task with the tokenizer of the model",
+      )
+
+
+def _read(
+  lengths: Lengths,
+  feature_converter: seqio.FeatureConverter,
+  provider: seqio.Task | seqio.Mixture,
+  *,
+  seed: int,
+  shuffle: bool,
+  num_epochs: int | None,
+  skip: int = 0,
+) -> tf.data.Dataset:
+  dataset = provider.get_dataset(
+    lengths, split="train", shuffle=shuffle, seed=seed, num_epochs=num_epochs
+  )
+  return feature_converter(dataset.skip(skip), task_feature_lengths=lengths)
+
+
+def _to_arrays(dataset: tf.data.Dataset) -> Arrays:
+  blocks = list(dataset.batch(_ROWS_A_READ).as_numpy_iterator())
+  return {key: np.concatenate([b[key] for b in blocks]) for key in blocks[0]}
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochSampler:
+  """Says which examples make up each epoch of a mixture.
+
+  Task t has `sizes[t]` examples, of which `num_draws` versions lie one after
+  another. An epoch is as long as all tasks together and shares it out by
+  `rates`; each task is gone through in a new order again and again, so with
+  rates in proportion to the sizes an epoch has every example exactly once.
+  """
+
+  sizes: Sequence[int]
+  rates: Sequence[float]
+  seed: int
+  num_draws: int = 1
+
+  @functools.cached_property
+  def length(self) -> int:
+    """Examples in an epoch."""
+    return sum(self.sizes)
+
+  @functools.cached_property
+  def shares(self) -> list[int]:
+    """Examples of each task in an epoch, by largest remainders."""
+    exact = self.length * np.array(self.rates) / np.sum(self.rates)
+    shares = np.floor(exact).astype(int)
+    order = np.argsort(shares - exact, kind="stable")
+    shares[order[: self.length - shares.sum()]] += 1
+    return shares.tolist()
+
+  def epoch(self, number: int) -> Int[np.ndarray, " rows"]:
+    """Rows of an epoch in order; the tasks' rows lie one after another."""
+    starts = np.cumsum([0, *self.sizes[:-1]]) * self.num_draws
+    rows = np.concatenate(
+      [
+        starts[task] + self._task_rows(task, number * share, share)
+        for task, share in enumerate(self.shares)
+      ]
+    )
+    return np.random.default_rng([self.seed, number]).permutation(rows)
+
+  def _task_rows(
+    self, task: int, start: int, count: int
+  ) -> Int[np.ndarray, " rows"]:
+    """A task's rows number `start`, `start + 1`, ... over all its passes."""
+    size = self.sizes[task]
+    passes = range(start // size, -(-(start + count) // size))
+    rows = [
+      np.random.default_rng([self.seed, i, task]).permutation(size)
+      + i % self.num_draws * size
+      for i in passes
+    ]
+    offset = start % size
+    return np.concatenate([np.zeros(0, int), *rows])[offset : offset + count]
+
+  def rows(self, start: int, count: int) -> Int[np.ndarray, " count"]:
+    """Rows number `start`, `start + 1`, ... of the endless stream."""
+    first, last = start // self.length, (start + count - 1) // self.length
+    epochs = [self._cached_epoch(number) for number in range(first, last + 1)]
+    offset = start - first * self.length
+    return np.concatenate(epochs)[offset : offset + count]
+
+  @functools.cached_property
+  def _cached_epoch(self) -> Any:
+    return functools.lru_cache(maxsize=2)(self.epoch)
+
+
+def _draw_batches(
+  parts: Sequence[Arrays],
+  rates: Sequence[float],
+  batch_size: int,
+  seed: int,
+  start_step: int,
+  num_draws: int,
+) -> Iterator[Arrays]:
+  sizes = [len(next(iter(part.values()))) // num_draws for part in parts]
+  sampler = EpochSampler(sizes, rates, seed, num_draws)
+  arrays = {
+    key: np.concatenate([part[key] for part in parts]) for key in parts[0]
+  }
+  step = start_step
+  while True:
+    rows = sampler.rows(step * batch_size, batch_size)
+    yield {key: array[rows] for key, array in arrays.items()}
+    step += 1
