@@ -1,0 +1,49 @@
+"""The signs of an unwell query generator, on hand-made queries."""
+
+from xqg_jax.query_health import SIGNS, add_counts, count_signs, to_shares
+from xqg_jax.records import Passage
+
+PASSAGE = Passage("1", "Como lies in the Alps.", title="Lake Como")
+
+
+def _count(queries):
+  return {
+    language: {name: count for name, count in row.items() if count}
+    for language, row in count_signs(PASSAGE, queries).items()
+  }
+
+
+def test_each_sign():
+  assert _count(
+    {
+      "ru": ["Где озеро Комо?", "где  озеро КОМО?", "", "Where is it?"],
+      "fi": ["lake como como lies", "<extra_id_0>", "Missä Como on?"],
+    }
+  ) == {
+    "ru": {"queries": 4, "duplicate": 1, "empty": 1, "wrong_script": 1},
+    "fi": {"queries": 3, "copy": 1, "sentinel": 1},
+  }
+
+
+def test_duplicates_are_found_across_languages():
+  assert _count({"fi": ["Missä?"], "ru": ["Missä?"]})["ru"] == {
+    "queries": 1,
+    "duplicate": 1,
+    "wrong_script": 1,
+  }
+
+
+def test_text_without_letters_is_in_no_script():
+  assert _count({"te": ["1912?"]})["te"]["wrong_script"] == 1
+
+
+def test_counts_add_up_and_become_shares():
+  one = count_signs(PASSAGE, {"fi": ["", "Missä Como on?"]})
+  two = count_signs(PASSAGE, {"fi": ["a b"], "ru": ["где?"]})
+  counts = add_counts([one, two])
+  assert counts["fi"]["queries"] == 3
+  shares = to_shares(counts)
+  assert list(shares) == ["fi", "ru", "all"]
+  assert shares["fi"]["empty"] == 0.333333
+  assert shares["all"]["empty"] == 0.25
+  assert set(shares["all"]) == set(SIGNS)
