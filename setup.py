@@ -79,6 +79,7 @@ setup(
   package_dir={target: folder for folder, target in MAPPED.items()},
   package_data={
     "": ["*.gin", "*.jinja", "py.typed"],
+    "xqg_jax": ["demo_generator/*"],
   },
   install_requires=REQUIRED,
   extras_require={

@@ -7,7 +7,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from xqg_jax import shards, store
+from xqg_jax import files, shards, store
 from xqg_jax.errors import InputError
 
 DIM = 6
@@ -254,11 +254,11 @@ def test_ids_with_odd_characters_survive(tmp_path):
 
 
 def test_lock_refuses_a_second_writer(tmp_path):
-  with store.lock_folder(tmp_path):
+  with files.lock_folder(tmp_path):
     with pytest.raises(InputError, match="another process"):
-      with store.lock_folder(tmp_path):
+      with files.lock_folder(tmp_path):
         pass
-  with store.lock_folder(tmp_path):
+  with files.lock_folder(tmp_path):
     pass
 
 

@@ -47,7 +47,7 @@ _PUBLIC = {
   "train": "training",
 }
 
-__all__ = sorted(_PUBLIC)  # noqa: PLE0605 (names resolve lazily)
+__all__ = sorted(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

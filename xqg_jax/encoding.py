@@ -26,14 +26,18 @@ from xqg_jax.embedder import (
 )
 from xqg_jax.encoding_job import EncodingJob, make_groups
 from xqg_jax.errors import InputError
-from xqg_jax.files import RUN_FILE, claim_output_dir, sha256_file
+from xqg_jax.files import (
+  RUN_FILE,
+  claim_output_dir,
+  lock_folder,
+  sha256_file,
+)
 from xqg_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from xqg_jax.prefetching import prefetch
 from xqg_jax.records import list_shards
 from xqg_jax.shards import DTYPES
 from xqg_jax.store import (
   EmbeddingStore,
-  lock_folder,
   open_store,
   write_manifest,
 )

@@ -1,4 +1,4 @@
-"""The one exception that means: the user's input needs mending."""
+"""The two exceptions that the command line tells in one line."""
 
 
 class InputError(ValueError):
@@ -24,3 +24,7 @@ class InputError(ValueError):
     if mend:
       line = f"{line}; {mend}"
     super().__init__(" ".join(line.split()))
+
+
+class NativeError(RuntimeError):
+  """A native library failed or its process died; nothing the input did."""

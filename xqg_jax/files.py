@@ -1,6 +1,7 @@
 """Files as every stage writes them: atomically, claimed, with checksums."""
 
 import contextlib
+import fcntl
 import gzip
 import hashlib
 import json
@@ -169,3 +170,24 @@ def _check_same_run(folder: pathlib.Path, claim: dict[str, Any]) -> None:
   raise InputError(
     what, where=folder, mend="choose another OUTPUT_DIR or delete the folder"
   )
+
+
+@contextlib.contextmanager
+def lock_folder(folder: pathlib.Path) -> Iterator[None]:
+  """Keeps a second process from writing the same folder.
+
+  The lock goes with the process, however that ends.
+
+  Raises:
+    InputError: another process holds the lock.
+  """
+  with open(folder / ".lock", "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise InputError(
+        "another process is writing this folder",
+        where=folder,
+        mend="wait for it or choose another OUTPUT_DIR",
+      ) from None
+    yield

@@ -26,6 +26,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.files import (
   atomic_path,
   claim_output_dir,
+  lock_folder,
   read_json,
   sha256_file,
   write_json,
@@ -34,7 +35,6 @@ from xqg_jax.languages import XOR_TYDI_LANGUAGES, get_languages
 from xqg_jax.query_health import add_counts, count_signs, to_shares
 from xqg_jax.query_writing import QuerySettings, QueryWriter, WrittenQueries
 from xqg_jax.records import Passage, read_passages, write_generated_queries
-from xqg_jax.store import lock_folder
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"

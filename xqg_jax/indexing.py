@@ -25,6 +25,7 @@ from xqg_jax.exact_search import BLOCK_SIZE, Neighbors, search_exact
 from xqg_jax.files import (
   claim_output_dir,
   fingerprint,
+  lock_folder,
   read_json,
   sha256_file,
   write_json,
@@ -43,7 +44,6 @@ from xqg_jax.scann_index import (
   derive_parameters,
   write_vectors,
 )
-from xqg_jax.store import lock_folder
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"

@@ -327,7 +327,9 @@ def _to_passages(
   return tuple(_to_passage(p, where) for p in row.get(name) or ())
 
 
-def write_training_pairs(file: io.TextIOBase, pairs: Iterable[TrainingPair]) -> None:
+def write_training_pairs(
+  file: io.TextIOBase, pairs: Iterable[TrainingPair]
+) -> None:
   """Writes pairs of Tevatron/DPR form as JSONL to an open file."""
   for pair in pairs:
     write_json_line(

@@ -22,7 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xqg_jax import scann_worker
-from xqg_jax.errors import InputError
+from xqg_jax.errors import InputError, NativeError
 from xqg_jax.exact_search import check_queries, check_vectors
 from xqg_jax.files import atomic_path, sha256_file
 
@@ -31,7 +31,7 @@ MIN_VECTORS = 200
 NUM_NEIGHBORS = 100
 
 
-class ScannError(RuntimeError):
+class ScannError(NativeError):
   """ScaNN refused a request, or its process ended."""
 
 

@@ -20,6 +20,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.files import (
   atomic_path,
   claim_output_dir,
+  lock_folder,
   sha256_file,
   write_json,
 )
@@ -27,7 +28,6 @@ from xqg_jax.indexing import Index, open_index
 from xqg_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from xqg_jax.records import Question, read_questions
 from xqg_jax.runs import Run, write_run
-from xqg_jax.store import lock_folder
 
 FORMAT_VERSION = 1
 RUN_FILE = "run.trec"

@@ -26,6 +26,9 @@ LOGICAL_AXIS_RULES: AxisRules = (
   ("length", None),
   ("relpos_buckets", None),
   ("abspos_buckets", None),
+  # BERT's tables of positions and token types are small: a copy everywhere.
+  ("positions", None),
+  ("token_types", None),
   ("layers", None),
   ("stack", None),
 )

@@ -6,9 +6,7 @@ milliseconds; an array is read when it is needed and its checksum is compared
 the first time.
 """
 
-import contextlib
 import dataclasses
-import fcntl
 import functools
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,27 +37,6 @@ class StoreBlock:
 
 
 # -------------------------------------------------------------------- writing
-
-
-@contextlib.contextmanager
-def lock_folder(folder: pathlib.Path) -> Iterator[None]:
-  """Keeps a second process from writing the same folder.
-
-  The lock goes with the process, however that ends.
-
-  Raises:
-    InputError: another process holds the lock.
-  """
-  with open(folder / ".lock", "w") as file:
-    try:
-      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      raise InputError(
-        "another process is writing this folder",
-        where=folder,
-        mend="wait for it or choose another OUTPUT_DIR",
-      ) from None
-    yield
 
 
 def write_manifest(

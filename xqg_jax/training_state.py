@@ -25,19 +25,12 @@ from xqg_jax.checkpoints import list_steps, step_folder
 from xqg_jax.checkpoints.steps import PARAMS_ITEM
 from xqg_jax.files import atomic_path
 from xqg_jax.sharding import (
-  LOGICAL_AXIS_RULES,
   params_shardings,
   replicated,
 )
 from xqg_jax.trainable import Batch, TrainableModel
 
 STATE_ITEM = "state"
-# BERT's tables of positions and token types are small: a copy everywhere.
-AXIS_RULES = (
-  *LOGICAL_AXIS_RULES,
-  ("positions", None),
-  ("token_types", None),
-)
 
 
 class TrainState(NamedTuple):
@@ -71,7 +64,7 @@ class Trainer:
   def shardings(self) -> TrainState:
     """Where each array lies; the moments lie as their parameter does."""
     axes = self.model.param_axes()
-    params = params_shardings(self.mesh, axes, AXIS_RULES)
+    params = params_shardings(self.mesh, axes)
     everywhere = replicated(self.mesh)
     return TrainState(
       step=everywhere,

@@ -1,0 +1,31 @@
+#!/usr/bin/env python3
+"""Trains the demo's query generator and puts it into the package.
+
+    python scripts/make_demo_generator.py OUTPUT_DIR
+
+Writes OUTPUT_DIR, then replaces xqg_jax/demo_generator by what was trained,
+with the log of the training (train_log.jsonl) beside it.
+"""
+
+import pathlib
+import shutil
+import sys
+
+from xqg_jax.demo_pretraining import SHIPPED_GENERATOR, pretrain_generator
+from xqg_jax.host_memory import keep_freed_memory
+
+
+def main() -> None:
+  """Runs the script."""
+  if len(sys.argv) != 2:
+    sys.exit(__doc__)
+  keep_freed_memory()
+  exported = pretrain_generator(output_dir=sys.argv[1])
+  shutil.rmtree(SHIPPED_GENERATOR, ignore_errors=True)
+  shutil.copytree(exported, SHIPPED_GENERATOR)
+  log = pathlib.Path(sys.argv[1]) / "training" / "metrics.jsonl"
+  shutil.copy(log, SHIPPED_GENERATOR / "train_log.jsonl")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,73 @@
+import importlib
+import importlib.util
+import inspect
+import itertools
+import re
+
+import gin
+import pytest
+
+from xqg_jax import cli
+
+RUNS = sorted(cli.STAGES)
+FRAGMENTS = sorted(
+  str(path.relative_to(cli.gin_root()))
+  for path in cli.gin_root().rglob("*.gin")
+  if path.parent.name != "runs"
+)
+
+
+@pytest.fixture(autouse=True)
+def _clear_gin():
+  gin.clear_config()
+  yield
+  gin.clear_config()
+
+
+def _required(stage):
+  text = cli.run_file(stage).read_text()
+  return re.findall(r"^([A-Z_]+) = %gin.REQUIRED$", text, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("stage", RUNS)
+def test_run_file_teaches(stage):
+  header = "".join(
+    itertools.takewhile(
+      lambda line: line.startswith("#"),
+      cli.run_file(stage).read_text().splitlines(keepends=True),
+    )
+  )
+  for part in ("Required to be set:", "Commonly overridden:", "Command:"):
+    assert part in header
+  assert f"xqg {stage}" in header
+  for macro in cli.stage_macros(stage):
+    assert re.search(rf"\b{macro}\b", header), macro
+
+
+@pytest.mark.parametrize("stage", RUNS)
+def test_run_file_parses_and_binds_what_the_function_needs(stage):
+  bindings = [f"{name} = 'x'" for name in _required(stage)]
+  gin.add_config_file_search_path(str(cli.gin_root()))
+  gin.parse_config_files_and_bindings([str(cli.run_file(stage))], bindings)
+  function = cli.STAGES[stage].load()
+  bound = gin.get_bindings(function)
+  needed = {
+    name
+    for name, parameter in inspect.signature(function).parameters.items()
+    if parameter.default is inspect.Parameter.empty
+  }
+  assert needed <= set(bound)
+  assert all(
+    parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    for parameter in inspect.signature(function).parameters.values()
+  )
+
+
+@pytest.mark.parametrize("fragment", FRAGMENTS)
+def test_fragment_resolves(fragment):
+  gin.add_config_file_search_path(str(cli.gin_root()))
+  gin.parse_config_file(fragment)
+  text = (cli.gin_root() / fragment).read_text()
+  for macro in re.findall(r"^([A-Z_]+) = @", text, flags=re.MULTILINE):
+    assert gin.query_parameter(f"{macro}/gin.macro.value")
+  assert importlib.util.find_spec("xqg_jax")

@@ -1,0 +1,57 @@
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+import xqg_jax
+
+ROOT = pathlib.Path(__file__).parents[1]
+HEAVY = ("tensorflow", "seqio", "t5x", "scann", "gin", "torch", "transformers")
+
+
+def _modules_loaded_by(code):
+  script = f"{code}\nimport sys; print(*sys.modules)"
+  result = subprocess.run(
+    [sys.executable, "-c", script], capture_output=True, text=True, check=True
+  )
+  return {name.partition(".")[0] for name in result.stdout.split()}
+
+
+def test_import_is_light():
+  loaded = _modules_loaded_by("import xqg_jax")
+  assert loaded.isdisjoint({*HEAVY, "jax", "numpy"})
+
+
+def test_the_search_road_needs_no_tensorflow():
+  code = "import xqg_jax\nfor n in ('encode', 'augment', 'search', 'evaluate'):"
+  loaded = _modules_loaded_by(code + "\n  getattr(xqg_jax, n)")
+  assert loaded.isdisjoint({"tensorflow", "seqio", "t5x", "gin", "torch"})
+
+
+@pytest.mark.parametrize("name", xqg_jax.__all__)
+def test_public_names_resolve_and_are_documented(name):
+  assert getattr(xqg_jax, name).__doc__
+
+
+def test_unknown_name_is_an_attribute_error():
+  with pytest.raises(AttributeError, match="no attribute 'fuse'"):
+    _ = xqg_jax.fuse
+
+
+def test_every_file_stands_in_the_tree_of_the_readme():
+  tree = (ROOT / "README.md").read_text().partition("<!-- tree -->")[2]
+  tracked = subprocess.run(
+    ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False
+  ).stdout.split()
+  if not tracked:
+    pytest.skip("not a git checkout")
+  names = {pathlib.Path(f).name for f in tracked} - {"__init__.py"}
+  assert sorted(name for name in names if name not in tree) == []
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+  readme = (ROOT / "README.md").read_text()
+  block = readme.partition("<!-- test -->")[2].split("```")[1]
+  assert block.strip().splitlines()[-1].startswith("python3 -m venv")
+  assert "<!-- test -->" in (ROOT / ".ci" / "run").read_text()

@@ -1,0 +1,313 @@
+"""The command line: `xqg STAGE`, configured by gin. Only this file knows gin.
+
+`xqg encode --gin_file=encoders/e5.gin --gin.PASSAGES=corpus.tsv ...` reads
+`gin_configs/runs/encode.gin`, lays the files and values given over it, and
+calls `xqg_jax.encode` with what gin bound.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import importlib.util  # gin 0.5.0 uses it without importing it
+import inspect
+import os
+import pathlib
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from xqg_jax.errors import InputError, NativeError
+from xqg_jax.files import write_text
+from xqg_jax.host_memory import keep_freed_memory
+
+OPERATIVE_CONFIG = "operative_config.gin"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """One verb: the function it runs and one line about it."""
+
+  function: str
+  summary: str
+
+  def load(self) -> Callable[..., Any]:
+    """Imports the stage's function."""
+    module, name = self.function.split(":")
+    return getattr(importlib.import_module(f"xqg_jax.{module}"), name)
+
+
+STAGES = {
+  "demo": Stage("demo:run_demo", "the whole road on a collection made here"),
+  "prepare": Stage("preparation:prepare", "write a collection's files"),
+  "train": Stage("training:train", "train query generator or dual encoder"),
+  "generate": Stage("generation:generate", "write queries for passages"),
+  "encode": Stage("encoding:encode", "passages and query sums to vectors"),
+  "augment": Stage("augmentation:augment", "add query sums, as a view"),
+  "index": Stage("indexing:build_index", "build a ScaNN or exact index"),
+  "search": Stage("searching:search", "find passages for questions"),
+  "evaluate": Stage("evaluation:evaluate", "score and compare runs"),
+  "report": Stage("reporting:report", "one HTML page of results"),
+}
+
+EPILOG = """\
+Each stage begins with its own file gin_configs/runs/STAGE.gin; --gin_file adds
+others on top, --gin.NAME=VALUE sets one value. A value that is not gin syntax
+is taken as text, so --gin.PASSAGES=corpus.tsv needs no quotes.
+`xqg STAGE --help` lists the names a stage knows."""
+
+
+def gin_root() -> pathlib.Path:
+  """The folder of the shipped gin files, wherever the package lies."""
+  # An editable install maps the package xqg_jax.gin_configs to the checkout.
+  package = importlib.import_module("xqg_jax.gin_configs")
+  return pathlib.Path(next(iter(package.__path__)))
+
+
+def run_file(stage: str) -> pathlib.Path:
+  """The gin file that a stage begins with."""
+  return gin_root() / "runs" / f"{stage}.gin"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Runs one stage; returns the exit code (2 for bad input)."""
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  keep_freed_memory()
+  arguments = sys.argv[1:] if argv is None else list(argv)
+  try:
+    args, bindings = _parse_arguments(arguments)
+    if args.help:
+      print(describe_stage(args.stage))
+      return 0
+    run_stage(
+      args.stage,
+      gin_files=args.gin_file,
+      gin_bindings=bindings,
+      gin_search_paths=[p for p in args.gin_search_paths.split(",") if p],
+    )
+  except InputError as error:
+    # gin appends lines of its own to exceptions that pass through it.
+    print(f"xqg: error: {str(error).splitlines()[0]}", file=sys.stderr)
+    return 2
+  except NativeError as error:
+    print(f"xqg: failed: {str(error).splitlines()[0]}", file=sys.stderr)
+    return 1
+  except KeyboardInterrupt:
+    print("xqg: interrupted; the same command goes on", file=sys.stderr)
+    return 130
+  return 0
+
+
+def _parse_arguments(
+  arguments: Sequence[str],
+) -> tuple[argparse.Namespace, dict[str, str]]:
+  parser = argparse.ArgumentParser(
+    prog="xqg",
+    description="Cross-lingual dense retrieval with generated queries.",
+    epilog="stages:\n"
+    + "".join(f"  {n:<10}{s.summary}\n" for n, s in STAGES.items())
+    + f"\n{EPILOG}",
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    add_help=False,
+    allow_abbrev=False,
+  )
+  parser.add_argument("stage", choices=STAGES, metavar="STAGE")
+  parser.add_argument(
+    "-h", "--help", action="store_true", help="what a stage takes and does"
+  )
+  parser.add_argument(
+    "--gin_file", action="append", default=[], help="a further gin file"
+  )
+  parser.add_argument(
+    "--gin_search_paths", default="", help="folders for gin files, by comma"
+  )
+  if not arguments or arguments[0] in ("-h", "--help"):
+    parser.print_help()
+    raise SystemExit(0)
+  args, rest = parser.parse_known_args(arguments)
+  return args, dict(_parse_binding(flag) for flag in rest)
+
+
+def _parse_binding(flag: str) -> tuple[str, str]:
+  name, equals, value = flag.partition("=")
+  if flag == "--retrain":
+    return "RETRAIN", "True"
+  if not name.startswith("--gin.") or not equals:
+    raise InputError(
+      f"unknown argument {flag!r}",
+      mend="settings look like --gin.NAME=VALUE; see `xqg STAGE --help`",
+    )
+  return name.removeprefix("--gin."), value
+
+
+# ------------------------------------------------------------------------ gin
+
+
+def run_stage(
+  stage: str,
+  *,
+  gin_files: Sequence[str] = (),
+  gin_bindings: dict[str, str] | None = None,
+  gin_search_paths: Sequence[str] = (),
+) -> Any:
+  """Configures a stage by gin, runs it, and keeps the operative config.
+
+  Args:
+    stage: a verb of `STAGES`.
+    gin_files: files laid over the stage's own run file, in order.
+    gin_bindings: values by macro (`PASSAGES`) or by full gin name, as text.
+    gin_search_paths: folders in which `gin_files` are looked for.
+
+  Returns:
+    What the stage's function returns.
+
+  Raises:
+    InputError: a name that gin does not know, or a macro left unset.
+  """
+  import gin
+
+  gin.clear_config()
+  for folder in (*gin_search_paths, str(gin_root())):
+    gin.add_config_file_search_path(folder)
+  given = gin_bindings or {}
+  paths = [_find_gin_file(name, gin_search_paths) for name in gin_files]
+  _check_names(stage, paths, given)
+  with _gin_errors(stage):
+    gin.parse_config_files_and_bindings(
+      [str(path) for path in (run_file(stage), *paths)],
+      [f"{name} = {_to_gin(value)}" for name, value in given.items()],
+    )
+  _check_required(stage)
+  result = gin.get_configurable(STAGES[stage].load())()
+  output_dir = _macro_value("OUTPUT_DIR") or _macro_value("MODEL_DIR")
+  if output_dir:
+    path = pathlib.Path(output_dir) / OPERATIVE_CONFIG
+    write_text(path, gin.operative_config_str())
+  return result
+
+
+def _to_gin(value: str) -> str:
+  """Leaves gin syntax as it is and quotes everything else as text."""
+  import gin
+
+  try:
+    gin.config.parse_value(value)
+  except SyntaxError:
+    return repr(value)
+  except ValueError:  # a reference, resolved when the whole config is parsed
+    return value
+  return value
+
+
+def _macros(path: pathlib.Path) -> Iterator[tuple[str, int, str]]:
+  """Yields (name, line number, value) of the macros set in a gin file."""
+  lines = path.read_text(encoding="utf-8").splitlines()
+  for number, line in enumerate(lines, start=1):
+    name, equals, value = line.partition("=")
+    if equals and name.strip().isupper() and line[:1].isalpha():
+      yield name.strip(), number, value.strip()
+
+
+def stage_macros(stage: str) -> list[str]:
+  """Names of the macros that a stage's run file sets."""
+  return [name for name, _, _ in _macros(run_file(stage))]
+
+
+def _find_gin_file(name: str, search_paths: Sequence[str]) -> pathlib.Path:
+  for folder in ("", *search_paths, str(gin_root())):
+    if (path := pathlib.Path(folder, name)).is_file():
+      return path
+  raise InputError(
+    "no such gin file", where=name, mend="check --gin_file, --gin_search_paths"
+  )
+
+
+def _check_names(
+  stage: str, paths: Sequence[pathlib.Path], bindings: Iterable[str]
+) -> None:
+  """Refuses macros that nothing reads: gin itself would ignore a typo."""
+  here = [*stage_macros(stage)]
+  everywhere = {name for verb in STAGES for name in stage_macros(verb)}
+  texts = "".join(path.read_text(encoding="utf-8") for path in paths)
+  for path in paths:
+    for name, number, _ in _macros(path):
+      here.append(name)
+      if name not in everywhere and f"%{name}" not in texts:
+        raise _unknown_macro(name, everywhere, where=f"{path}:{number}")
+  for name in bindings:
+    if name.isupper() and name not in here:
+      raise _unknown_macro(name, here, where=f"--gin.{name}")
+
+
+def _unknown_macro(name: str, known: Iterable[str], where: str) -> InputError:
+  close = difflib.get_close_matches(name, known, n=1)
+  mend = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+  return InputError(f"unknown name {name}", where=where, mend=mend)
+
+
+def _check_required(stage: str) -> None:
+  for name in stage_macros(stage):
+    if str(_macro_value(name)) == "%gin.REQUIRED":
+      raise InputError(
+        f"{name} is not set",
+        where=f"xqg {stage}",
+        mend=f"add --gin.{name}=..., or see `xqg {stage} --help`",
+      )
+
+
+def _macro_value(name: str) -> Any:
+  import gin
+
+  try:
+    return gin.query_parameter(f"{name}/gin.macro.value")
+  except ValueError:  # no such macro in this configuration
+    return None
+
+
+@contextlib.contextmanager
+def _gin_errors(stage: str) -> Iterator[None]:
+  """Turns gin's ways to say that a config is wrong into one line."""
+  try:
+    yield
+  except InputError:
+    raise
+  except (
+    AttributeError,
+    ImportError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+  ) as error:
+    what = " ".join(str(error).split())
+    raise InputError(
+      what, where=f"xqg {stage}", mend=f"see `xqg {stage} --help`"
+    ) from None
+
+
+# ----------------------------------------------------------------------- help
+
+
+def describe_stage(stage: str) -> str:
+  """The help text of a stage: header of its gin file, function, arguments."""
+  text = run_file(stage).read_text(encoding="utf-8")
+  header = [
+    line.removeprefix("#").removeprefix(" ")
+    for line in text.splitlines()
+    if line.startswith("#")
+  ]
+  function = STAGES[stage].load()
+  return "\n".join(
+    (
+      f"xqg {stage}: {STAGES[stage].summary}\n",
+      *header,
+      "",
+      f"In Python: xqg_jax.{function.__name__}(...)",
+      "",
+      inspect.getdoc(function) or "",
+    )
+  )
+
+
+if __name__ == "__main__":
+  sys.exit(main())
