@@ -4,7 +4,7 @@
     python scripts/make_demo_generator.py OUTPUT_DIR
 
 Writes OUTPUT_DIR, then replaces xqg_jax/demo_generator by what was trained,
-with the log of the training (train_log.jsonl) beside it.
+with the logs of its training (train_log_*.jsonl) beside it.
 """
 
 import pathlib
@@ -23,8 +23,9 @@ def main() -> None:
   exported = pretrain_generator(output_dir=sys.argv[1])
   shutil.rmtree(SHIPPED_GENERATOR, ignore_errors=True)
   shutil.copytree(exported, SHIPPED_GENERATOR)
-  log = pathlib.Path(sys.argv[1]) / "training" / "metrics.jsonl"
-  shutil.copy(log, SHIPPED_GENERATOR / "train_log.jsonl")
+  for part in ("names", "questions"):
+    log = pathlib.Path(sys.argv[1]) / part / "training" / "metrics.jsonl"
+    shutil.copy(log, SHIPPED_GENERATOR / f"train_log_{part}.jsonl")
 
 
 if __name__ == "__main__":

@@ -177,8 +177,11 @@ def run_stage(
     gin.parse_config_files_and_bindings(
       [str(path) for path in (run_file(stage), *paths)],
       [f"{name} = {_to_gin(value)}" for name, value in given.items()],
+      finalize_config=False,
     )
   _check_required(stage)
+  with _gin_errors(stage):
+    gin.finalize()
   result = gin.get_configurable(STAGES[stage].load())()
   output_dir = _macro_value("OUTPUT_DIR") or _macro_value("MODEL_DIR")
   if output_dir:
