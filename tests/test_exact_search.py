@@ -1,3 +1,5 @@
+"""Exact search against numpy: ties, padding, variants from two products."""
+
 import dataclasses
 
 import numpy as np

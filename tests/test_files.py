@@ -1,3 +1,5 @@
+"""Atomic writes, claimed folders, damaged and missing files."""
+
 import gzip
 
 import pytest

@@ -1,3 +1,5 @@
+"""Every shipped gin file parses, resolves and teaches."""
+
 import importlib
 import importlib.util
 import inspect

@@ -1,3 +1,5 @@
+"""The stage `index`: tuning, checksums, damage, small corpora."""
+
 import json
 import shutil
 

@@ -1,3 +1,5 @@
+"""Languages and scripts."""
+
 import pytest
 
 from xqg_jax.errors import InputError

@@ -1,3 +1,5 @@
+"""Light imports, public names, README and CI in step."""
+
 import pathlib
 import subprocess
 import sys

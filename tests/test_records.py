@@ -1,3 +1,5 @@
+"""The collection formats, and one clear line for each defect."""
+
 import gzip
 import io
 import json

@@ -1,3 +1,5 @@
+"""TREC runs and XOR-Retrieve predictions, read and written."""
+
 import json
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""ScaNN in its process: recall, damage, and requests it refuses."""
+
 import dataclasses
 import io
 import os

@@ -1,3 +1,5 @@
+"""The stage `search`: runs, question vectors, other encoders."""
+
 import dataclasses
 import json
 

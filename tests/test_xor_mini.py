@@ -1,3 +1,5 @@
+"""The generated collection: bytes, split, answers, scripts."""
+
 import collections
 import itertools
 import re

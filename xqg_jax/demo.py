@@ -33,7 +33,9 @@ from xqg_jax.trainable import DualEncoderModel, QueryGeneratorModel
 from xqg_jax.training import train
 
 PASSAGE_LENGTH = 64
-CURVE = (0.005, 0.01, 0.02, 0.05, 0.1)
+CURVE = (0.01, 0.02, 0.05, 0.1, 0.2)
+# Two questions for each entity of the training split, up to this size.
+MAX_TRAIN_QUESTIONS = 28_000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,9 @@ class DemoRun:
       output_dir=self.path("collection"),
       num_passages=self.num_passages,
       seed=self.seed,
+      num_train_questions=min(
+        round(1.4 * self.num_passages), MAX_TRAIN_QUESTIONS
+      ),
       vocab_size=VOCAB_SIZE,
     )
 
@@ -197,7 +202,7 @@ def run_demo(
   seeds: Sequence[int] = (0,),
   generator_steps: int = 60,
   encoder_steps: int = 150,
-  alpha: float = 0.02,
+  alpha: float = 0.1,
   retrain: bool = False,
 ) -> Evaluation:
   """Makes a collection, trains on it, and runs every stage to a report.

@@ -74,7 +74,7 @@ def pretrain_generator(
     seed=SEED,
     vocab_size=VOCAB_SIZE,
   )
-  _write_pairs(_make_name_pairs(), folder / "names")
+  _write_pairs(make_name_pairs(), folder / "names")
   _write_pairs(
     read_training_pairs(collection / "train_pairs.jsonl"), folder / "questions"
   )
@@ -127,7 +127,7 @@ def _train(
   )
 
 
-def _make_name_pairs() -> Iterator[TrainingPair]:
+def make_name_pairs() -> Iterator[TrainingPair]:
   """Names as titles without text, to be written in each language in turn."""
   names = Names(SEED)
   for number in range(NUM_NAMES):
@@ -138,17 +138,21 @@ def _make_name_pairs() -> Iterator[TrainingPair]:
     yield TrainingPair(str(number), query, language, (passage,))
 
 
-def _write_pairs(pairs: Iterable[TrainingPair], folder: pathlib.Path) -> None:
-  """Writes the pairs whose entity no demo collection holds."""
+def iter_allowed_pairs(pairs: Iterable[TrainingPair]) -> Iterator[TrainingPair]:
+  """The pairs whose entity no demo collection holds."""
   reserved = {
     passage.title
     for seed in RESERVED_SEEDS
     for passage in iter_passages(RESERVED_PASSAGES, seed)
   }
+  for pair in pairs:
+    if pair.positives[0].title not in reserved:
+      yield pair
+
+
+def _write_pairs(pairs: Iterable[TrainingPair], folder: pathlib.Path) -> None:
   with (
     atomic_path(folder / "train_pairs.jsonl") as partial,
     partial.open("w", encoding="utf-8") as file,
   ):
-    write_training_pairs(
-      file, (p for p in pairs if p.positives[0].title not in reserved)
-    )
+    write_training_pairs(file, iter_allowed_pairs(pairs))

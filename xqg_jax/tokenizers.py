@@ -238,7 +238,8 @@ def _make_unigram(
 ) -> tokenizers.Tokenizer:
   total = math.log(sum(pieces.values()) or 1)
   vocab = [(token, _UNKNOWN_SCORE) for token in special]
-  vocab += [(piece, math.log(n) - total) for piece, n in pieces.items()]
+  # Few digits, so that they read back from JSON as they are.
+  vocab += [(p, round(math.log(n) - total, 6)) for p, n in pieces.items()]
   backend = tokenizers.Tokenizer(
     models.Unigram(vocab, unk_id=special.index(unknown))
   )
