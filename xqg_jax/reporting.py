@@ -15,7 +15,7 @@ import markupsafe
 from xqg_jax import plots
 from xqg_jax.comparison import format_difference, format_p
 from xqg_jax.errors import InputError
-from xqg_jax.examples import choose_measure, choose_variant
+from xqg_jax.examples import choose_measure
 from xqg_jax.files import (
   RUN_FILE,
   claim_output_dir,
@@ -151,7 +151,8 @@ def _describe_section(
   variants = [v for v in metrics["variants"] if v != metrics["baseline"]]
   finest = choose_measure(names)
   bars = _choose_bars(metrics, finest)
-  shown = choose_variant(metrics, finest, variants) if variants else None
+  # The first was named before its scores were seen; the best would flatter.
+  shown = variants[0] if variants else None
   return {
     "name": evaluation.folder.name,
     "metrics": metrics,
@@ -205,14 +206,15 @@ def _curves(metrics: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 
 def _choose_bars(metrics: Mapping[str, Any], measure: str) -> list[str]:
-  """The baseline and the variants with the best macro averages."""
+  """The baseline, the first variant and those with the best macro averages."""
   variants = [v for v in metrics["variants"] if v != metrics["baseline"]]
-  ranked = sorted(
-    variants,
+  ranked = variants[:1] + sorted(
+    variants[1:],
     key=lambda v: (
       -metrics["variants"][v]["measures"][measure]["macro"]["value"]
     ),
-  )[: _MAX_BARS - 1]
+  )
+  ranked = ranked[: _MAX_BARS - 1]
   return [metrics["baseline"], *(v for v in variants if v in ranked)]
 
 
