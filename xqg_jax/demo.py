@@ -198,7 +198,7 @@ def make_encoder_model(tokenizer: str) -> DualEncoderModel:
 def run_demo(
   *,
   output_dir: str,
-  num_passages: int = 2000,
+  num_passages: int = 1000,
   seeds: Sequence[int] = (0,),
   generator_steps: int = 60,
   encoder_steps: int = 150,
