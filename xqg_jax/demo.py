@@ -248,6 +248,7 @@ def run_demo(
       [run.path("evaluation") for run in runs],
       output_dir=folder / "evaluation",
     )
+    print(result.table)
   report(
     evaluations=[str(result.folder)],
     model_dirs=[runs[0].path("generator"), runs[0].path("encoder")],
