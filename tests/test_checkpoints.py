@@ -395,7 +395,7 @@ def test_a_tokenizer_of_another_vocabulary_is_an_input_error(hf_folder):
 def test_export_is_byte_identical_and_loads_again(hf_folder, tmp_path):
   encoder = _load(hf_folder)
   out = tmp_path / "out"
-  checkpoints.export_hugging_face(out, encoder)
+  checkpoints.export_dual_encoder(out, encoder)
   tensors = checkpoints.read_hf_tensors(out)
   assert sorted(tensors) == sorted(TENSORS)
   for name, value in TENSORS.items():
@@ -413,7 +413,7 @@ def test_export_opens_in_transformers(hf_folder, tmp_path):
     "transformers", reason="transformers is the reference"
   )
   encoder = _load(hf_folder)
-  checkpoints.export_hugging_face(tmp_path / "out", encoder)
+  checkpoints.export_dual_encoder(tmp_path / "out", encoder)
   model, report = transformers.AutoModel.from_pretrained(
     tmp_path / "out", add_pooling_layer=False, output_loading_info=True
   )
@@ -474,7 +474,7 @@ def test_query_generator_from_every_form(tmp_path):
   assert generator.config == config
   assert generator.tokenizer.eos_id == 1
   jax.tree.map(np.testing.assert_array_equal, generator.params, params)
-  checkpoints.export_hugging_face(tmp_path / "hf", generator)
+  checkpoints.export_query_generator(tmp_path / "hf", generator)
   again = checkpoints.load_query_generator(tmp_path / "hf")
   assert again.fingerprint == generator.fingerprint
   values = read_json(ours / "config.json") | {"vocab_size": 10}

@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 
 from xqg_jax.errors import InputError
-from xqg_jax.models.bert import BertConfig
+from xqg_jax.models.bert import BertConfig, BertEncoder
 from xqg_jax.models.dual_encoder import (
   DualEncoder,
   DualEncoderConfig,
-  init_params,
   make_dual_encoder,
   normalize_embeddings,
-  params_fingerprint,
   pool_segments,
 )
+from xqg_jax.models.parameters import init_params, params_fingerprint
 from xqg_jax.records import Passage
 from xqg_jax.tokenizers import Tokenizer, train_tokenizer
 
@@ -45,7 +44,7 @@ def model_config() -> BertConfig:
 
 @pytest.fixture(scope="module")
 def params(model_config):
-  return init_params(model_config, jax.random.key(0))
+  return init_params(BertEncoder(model_config), jax.random.key(0))
 
 
 CONFIG = DualEncoderConfig(

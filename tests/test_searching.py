@@ -18,7 +18,9 @@ from xqg_jax.errors import InputError
 from xqg_jax.files import read_json, sha256_file
 from xqg_jax.indexing import build_index
 from xqg_jax.models.bert_config import BertConfig
-from xqg_jax.models.dual_encoder import DualEncoderConfig, init_params
+from xqg_jax.models.bert import BertEncoder
+from xqg_jax.models.dual_encoder import DualEncoderConfig
+from xqg_jax.models.parameters import init_params
 from xqg_jax.records import (
   Passage,
   Question,
@@ -61,7 +63,7 @@ def _write_checkpoint(folder, change=lambda params: params):
       passage_length=24,
     ),
   )
-  params = init_params(config, jax.random.key(0))
+  params = init_params(BertEncoder(config), jax.random.key(0))
   save_params(folder, 1, change(params))
   return folder
 

@@ -7,13 +7,13 @@ import jax
 import numpy as np
 
 from xqg_jax.checkpoints import save_model_files, save_params
-from xqg_jax.models.bert import BertConfig
+from xqg_jax.models.bert import BertConfig, BertEncoder
 from xqg_jax.models.dual_encoder import (
   DualEncoder,
   DualEncoderConfig,
-  init_params,
   make_dual_encoder,
 )
+from xqg_jax.models.parameters import init_params
 from xqg_jax.tokenizers import train_tokenizer
 
 WORDS = "river lake hill town king queen north south old new red blue".split()
@@ -45,7 +45,7 @@ def make_texts(count: int, *, longest: int, seed: int = 0) -> list[str]:
 def make_encoder(
   config: DualEncoderConfig = CONFIG, seed: int = 0
 ) -> DualEncoder:
-  params = init_params(MODEL, jax.random.key(seed))
+  params = init_params(BertEncoder(MODEL), jax.random.key(seed))
   # Larger than at the start of training, so that texts differ clearly.
   params = jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, params)
   return make_dual_encoder(

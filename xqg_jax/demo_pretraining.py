@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from xqg_jax.checkpoints import export_hugging_face, load_query_generator
+from xqg_jax.checkpoints import export_query_generator, load_query_generator
 from xqg_jax.files import atomic_path
 from xqg_jax.languages import XOR_TYDI_LANGUAGES
 from xqg_jax.models.t5_config import T5Config
@@ -103,7 +103,7 @@ def pretrain_generator(
   if not exported.exists():
     with atomic_path(exported) as partial:
       partial.mkdir()
-      export_hugging_face(
+      export_query_generator(
         partial, load_query_generator(str(folder / "questions" / "training"))
       )
   return exported

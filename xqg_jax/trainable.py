@@ -13,8 +13,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-from flax.core import unfreeze
-from flax.linen import partitioning
 from jaxtyping import Array, Float, Int
 
 from xqg_jax.checkpoints import (
@@ -26,6 +24,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.losses import chunked_cross_entropy, in_batch_softmax_loss
 from xqg_jax.models.bert import BertConfig, BertEncoder
 from xqg_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from xqg_jax.models.parameters import init_params, param_axes
 from xqg_jax.models.t5 import T5, T5Config
 from xqg_jax.tokenizers import Tokenizer, load_tokenizer
 
@@ -125,12 +124,6 @@ def _complete_config(given: Any, found: Any, own: tuple[str, ...]) -> Any:
   return given
 
 
-def _axis_names(module: Any, num_arguments: int) -> Any:
-  dummies = [jax.ShapeDtypeStruct((1, 1), jnp.int32)] * num_arguments
-  variables = jax.eval_shape(module.init, jax.random.key(0), *dummies)
-  return unfreeze(partitioning.get_axis_names(variables["params_axes"]))
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class QueryGeneratorModel:
   """An mT5 that learns to write the question to a prompt.
@@ -181,12 +174,11 @@ class QueryGeneratorModel:
 
   def init(self, rng: Array) -> Params:
     """See `TrainableModel`."""
-    dummy = jnp.zeros((1, 1), jnp.int32)
-    return self.module.init(rng, dummy, dummy, dummy)["params"]
+    return init_params(self.module, rng)
 
   def param_axes(self) -> Any:
     """See `TrainableModel`."""
-    return _axis_names(self.module, 3)
+    return param_axes(self.module)
 
   def loss(
     self, params: Params, batch: Batch, rng: Array
@@ -309,12 +301,11 @@ class DualEncoderModel:
 
   def init(self, rng: Array) -> Params:
     """See `TrainableModel`."""
-    dummy = jnp.zeros((1, 1), jnp.int32)
-    return self.module.init(rng, dummy, dummy, dummy)["params"]
+    return init_params(self.module, rng)
 
   def param_axes(self) -> Any:
     """See `TrainableModel`."""
-    return _axis_names(self.module, 3)
+    return param_axes(self.module)
 
   def loss(
     self, params: Params, batch: Batch, rng: Array

@@ -1,11 +1,14 @@
 """Checkpoints in and out: Hugging Face folders, and our own by Orbax."""
 
-from xqg_jax.checkpoints.folders import (
-  QueryGenerator,
-  export_hugging_face,
+from xqg_jax.checkpoints.dual_encoders import (
+  export_dual_encoder,
   load_dual_encoder,
+)
+from xqg_jax.checkpoints.folders import save_model_files
+from xqg_jax.checkpoints.query_generators import (
+  QueryGenerator,
+  export_query_generator,
   load_query_generator,
-  save_model_files,
 )
 from xqg_jax.checkpoints.steps import (
   find_checkpoint,
@@ -22,7 +25,8 @@ from xqg_jax.checkpoints.tensors import (
 
 __all__ = [
   "QueryGenerator",
-  "export_hugging_face",
+  "export_dual_encoder",
+  "export_query_generator",
   "find_checkpoint",
   "find_hf_weights",
   "list_steps",

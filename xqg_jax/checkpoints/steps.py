@@ -79,34 +79,35 @@ def save_params(
 def load_params(
   checkpoint_folder: str | os.PathLike,
   *,
-  sharding: jax.sharding.Sharding | None = None,
+  shapes: Mapping[str, Any] | None = None,
+  sharding: jax.sharding.Sharding | Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Reads `params` of a step's folder.
 
   Args:
     checkpoint_folder: `MODEL_DIR/checkpoint_<step>`.
-    sharding: where arrays go; by default whole on the first local device,
-      whatever devices wrote them.
+    shapes: the shapes that the model needs (`param_shapes`), compared before
+      anything is read; None takes what is there.
+    sharding: where arrays go, one for all or a tree as the parameters'; by
+      default whole on the first local device, whatever devices wrote them.
 
   Raises:
-    InputError: no parameters there, or unreadable or non-finite ones.
+    InputError: no parameters there, or unreadable or non-finite ones, or
+      one that is missing, unknown or of another shape than in `shapes`.
   """
   path = pathlib.Path(checkpoint_folder).absolute() / PARAMS_ITEM
   if not path.is_dir():
     raise InputError(
       "no parameters", where=path, mend="give MODEL_DIR or checkpoint_<step>"
     )
-  place = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+  whole = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   handler = ocp.StandardCheckpointHandler()
   try:
     with ocp.Checkpointer(handler) as checkpointer:
       stored = checkpointer.metadata(path).item_metadata.tree
-      target = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(
-          leaf.shape, leaf.dtype, sharding=place
-        ),
-        stored,
-      )
+      if shapes is not None:
+        _check_shapes(stored, shapes, where=path.parent)
+      target = _make_target(stored, sharding or whole)
       params = checkpointer.restore(path, args=ocp.args.StandardRestore(target))
   except (ValueError, OSError, KeyError, AttributeError) as error:
     raise InputError(
@@ -116,6 +117,46 @@ def load_params(
     ) from None
   _check_finite(params, path)
   return params
+
+
+def _check_shapes(
+  params: Mapping[str, Any],
+  expected: Mapping[str, Any],
+  *,
+  where: pathlib.Path,
+) -> None:
+  found = traverse_util.flatten_dict(params, sep="/")
+  wanted = traverse_util.flatten_dict(expected, sep="/")
+  for name in sorted(found.keys() | wanted.keys()):
+    if name not in found:
+      what = f"no parameter {name}"
+    elif name not in wanted:
+      what = f"parameter {name} has no place in the model"
+    elif found[name].shape != wanted[name].shape:
+      what = (
+        f"parameter {name} has shape {found[name].shape}, "
+        f"expected {wanted[name].shape}"
+      )
+    else:
+      continue
+    raise InputError(
+      what, where=where, mend="check config.json beside the checkpoint"
+    )
+
+
+def _make_target(
+  stored: Mapping[str, Any], sharding: jax.sharding.Sharding | Mapping[str, Any]
+) -> Any:
+  """What Orbax shall restore: the stored shapes, on the wanted devices."""
+  if isinstance(sharding, jax.sharding.Sharding):
+    sharding = jax.tree.map(lambda _: sharding, stored)
+  return jax.tree.map(
+    lambda leaf, place: jax.ShapeDtypeStruct(
+      leaf.shape, leaf.dtype, sharding=place
+    ),
+    stored,
+    sharding,
+  )
 
 
 def _check_finite(params: Mapping[str, Any], path: pathlib.Path) -> None:

@@ -9,6 +9,7 @@ from flax import traverse_util
 
 from xqg_jax.errors import InputError
 from xqg_jax.models.bert_config import BertConfig
+from xqg_jax.models.parameters import Place
 
 # Prefixes that heads-on-top models put before the encoder's own names.
 _PREFIX = re.compile(r"^(bert|roberta)\.")
@@ -74,7 +75,10 @@ def _tensors(config: BertConfig) -> Iterator[_Tensor]:
 
 
 def params_from_hf(
-  tensors: Mapping[str, np.ndarray], config: BertConfig
+  tensors: Mapping[str, np.ndarray],
+  config: BertConfig,
+  *,
+  place: Place = lambda path, value: value,
 ) -> dict[str, Any]:
   """Renames (and transposes, as views) the tensors of a Hugging Face file.
 
@@ -82,9 +86,12 @@ def params_from_hf(
     tensors: by name, with or without the prefix `bert.` or `roberta.`; read
       one at a time. A pooler and language-model heads are passed over.
     config: the sizes that the tensors must have.
+    place: takes a parameter's path and values and returns what to keep, such
+      as the array on its devices; called before the next tensor is read.
 
   Returns:
-    The nested dict of parameters that `BertEncoder` takes.
+    The nested dict of parameters that `BertEncoder` takes; by default views
+    in the stored dtype.
 
   Raises:
     InputError: a tensor is missing, unknown, or of another shape.
@@ -103,7 +110,8 @@ def params_from_hf(
         where=where,
         mend="take config.json and the weights from one folder",
       )
-    flat[tensor.path] = value.T if tensor.is_transposed else value
+    value = value.T if tensor.is_transposed else value
+    flat[tensor.path] = place("/".join(tensor.path), value)
   return traverse_util.unflatten_dict(flat)
 
 

@@ -1,19 +1,17 @@
 """A dual encoder: one transformer for queries and passages, and its pooling."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from flax import traverse_util
 from jaxtyping import Array, Float, Int
 
 from xqg_jax import files
 from xqg_jax.errors import InputError
 from xqg_jax.models.bert import BertConfig, BertEncoder
+from xqg_jax.models.parameters import params_fingerprint
 from xqg_jax.records import Passage
 from xqg_jax.tokenizers import Tokenizer
 
@@ -240,25 +238,3 @@ def _check_fit(
         f"{name} is {length}, but the model has {model.max_length} positions",
         mend=f"set {name} to {model.max_length} or less",
       )
-
-
-def init_params(model_config: BertConfig, rng: Array) -> Mapping[str, Any]:
-  """Random parameters for training from scratch."""
-  dummy = jnp.zeros((1, 1), jnp.int32)
-  module = BertEncoder(model_config)
-  return jax.jit(module.init)(rng, dummy, dummy, dummy)["params"]
-
-
-def params_fingerprint(params: Mapping[str, Any]) -> str:
-  """SHA-256 over the paths, shapes, dtypes and bytes of parameters.
-
-  >>> params_fingerprint({"a": {"bias": np.zeros(2, np.float32)}})[:8]
-  'b8c1640c'
-  """
-  digest = hashlib.sha256()
-  flat = traverse_util.flatten_dict(params, sep="/")
-  for path in sorted(flat):
-    value = np.ascontiguousarray(flat[path])
-    digest.update(f"{path} {value.dtype} {value.shape}\n".encode())
-    digest.update(value.view(np.uint8).data)
-  return digest.hexdigest()

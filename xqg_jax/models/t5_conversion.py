@@ -8,6 +8,7 @@ import numpy as np
 
 from xqg_jax.errors import InputError
 from xqg_jax.models.t5_config import T5Config
+from xqg_jax.models.parameters import Place
 
 HEAD = "lm_head.weight"
 # Copies of other tensors, or never used, that published files contain.
@@ -97,16 +98,21 @@ def _hf_shapes(config: T5Config) -> dict[str, tuple[int, ...]]:
 
 
 def params_from_hf(
-  tensors: Mapping[str, np.ndarray], config: T5Config
+  tensors: Mapping[str, np.ndarray],
+  config: T5Config,
+  *,
+  place: Place = lambda path, value: value,
 ) -> dict[str, Any]:
   """Parameters from the tensors of a Hugging Face T5 or mT5 checkpoint.
 
   Args:
     tensors: by Hugging Face's names; each is read once.
     config: the network's shape.
+    place: takes a parameter's path and values and returns what to keep, such
+      as the array on its devices; called before the next tensor is read.
 
   Returns:
-    Nested dict of float32 arrays.
+    The nested dict of parameters; by default views in the stored dtype.
 
   Raises:
     InputError: a tensor is missing, unexpected, or of another shape.
@@ -125,8 +131,7 @@ def params_from_hf(
         where=f"tensor {source}",
         mend="take config.json and weights from the same checkpoint",
       )
-    tensor = tensor.astype(np.float32, copy=False)
-    params[ours] = tensor if kind == "table" else tensor.T
+    params[ours] = place(ours, tensor if kind == "table" else tensor.T)
   return flax.traverse_util.unflatten_dict(params, sep="/")
 
 

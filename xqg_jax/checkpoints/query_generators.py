@@ -1,0 +1,122 @@
+"""Query generators in a folder: an mT5 or T5 1.1, whole."""
+
+import dataclasses
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from xqg_jax.checkpoints.folders import (
+  CONFIG_FILE,
+  find_folder,
+  save_model_files,
+)
+from xqg_jax.checkpoints.placement import place_on
+from xqg_jax.checkpoints.steps import load_params
+from xqg_jax.checkpoints.tensors import (
+  SAFETENSORS_FILE,
+  read_hf_tensors,
+  write_safetensors,
+)
+from xqg_jax.errors import InputError
+from xqg_jax.files import fingerprint, read_json
+from xqg_jax.models import t5
+from xqg_jax.models.parameters import (
+  param_axes,
+  param_shapes,
+  params_fingerprint,
+)
+from xqg_jax.sharding import params_shardings
+from xqg_jax.tokenizers import Tokenizer, load_tokenizer
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class QueryGenerator:
+  """A query generator ready for use: module, parameters, tokenizer."""
+
+  config: t5.T5Config
+  module: t5.T5
+  params: Mapping[str, Any]
+  tokenizer: Tokenizer
+  fingerprint: str
+
+
+def load_query_generator(
+  checkpoint_path: str | os.PathLike,
+  *,
+  dtype: str = "float32",
+  mesh: jax.sharding.Mesh | None = None,
+) -> QueryGenerator:
+  """Loads an mT5 or T5 1.1 query generator from a folder or from the hub.
+
+  Args:
+    checkpoint_path: as for `load_dual_encoder`.
+    dtype: of matrix products, "float32" or "bfloat16"; parameters are fp32.
+    mesh: splits the parameters over its axis `model`, each tensor straight
+      from the file; None: whole on the first local device.
+
+  Raises:
+    InputError: whatever is missing, damaged or does not fit together.
+  """
+  folder, step = find_folder(checkpoint_path)
+  values = read_json(folder / CONFIG_FILE)
+  config = t5.T5Config.from_hf(values, where=folder / CONFIG_FILE)
+  config = dataclasses.replace(config, dtype=dtype)
+  tokenizer = load_tokenizer(folder)
+  _check_vocabulary(tokenizer, config, folder)
+  module = t5.T5(config=config)
+  shardings = mesh and params_shardings(mesh, param_axes(module))
+  if step is None:
+    tensors = read_hf_tensors(folder)
+    params = t5.params_from_hf(tensors, config, place=place_on(shardings))
+  else:
+    params = load_params(step, shapes=param_shapes(module), sharding=shardings)
+  return QueryGenerator(
+    config=config,
+    module=module,
+    params=params,
+    tokenizer=tokenizer,
+    fingerprint=_fingerprint(config, params, tokenizer),
+  )
+
+
+def _fingerprint(
+  config: t5.T5Config, params: Mapping[str, Any], tokenizer: Tokenizer
+) -> str:
+  constants = dataclasses.asdict(config)
+  del constants["dtype"], constants["dropout_rate"]
+  return fingerprint(
+    {
+      "params": params_fingerprint(params),
+      "tokenizer": tokenizer.fingerprint,
+      "model": constants,
+    }
+  )
+
+
+def _check_vocabulary(
+  tokenizer: Tokenizer, config: t5.T5Config, where: pathlib.Path
+) -> None:
+  if tokenizer.vocab_size > config.vocab_size:
+    raise InputError(
+      f"the tokenizer has {tokenizer.vocab_size} tokens, but the tensor "
+      f"shared.weight has {config.vocab_size} rows",
+      where=where,
+      mend="take tokenizer and weights from one model",
+    )
+
+
+def export_query_generator(
+  output_dir: str | os.PathLike, generator: QueryGenerator
+) -> None:
+  """Writes a query generator as a folder that transformers opens."""
+  folder = pathlib.Path(output_dir)
+  tensors = t5.params_to_hf(generator.params, generator.config)
+  write_safetensors(folder / SAFETENSORS_FILE, tensors)
+  save_model_files(
+    folder,
+    model_config_hf=generator.config.to_hf(),
+    tokenizer=generator.tokenizer,
+  )
