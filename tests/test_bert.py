@@ -184,17 +184,6 @@ def test_packed_rows_equal_one_by_one(model_type):
       )
 
 
-def test_cpu_attention_equals_jax_attention():
-  keys = jax.random.split(jax.random.key(0), 3)
-  qkv = [jax.random.normal(key, (2, 9, 3, 5)) for key in keys]
-  segments = jnp.array([[1] * 4 + [2] * 5, [1] * 7 + [0] * 2])
-  mask = (segments[:, :, None] == segments[:, None, :])[:, None]
-  expected = jax.jit(jax.nn.dot_product_attention)(*qkv, mask=mask)
-  np.testing.assert_allclose(
-    jax.jit(bert.attend)(*qkv, mask), expected, atol=1e-6, rtol=0
-  )
-
-
 def test_bfloat16_stays_near_float32():
   config = _config(SHAPES[0])
   params = _random_params(config)

