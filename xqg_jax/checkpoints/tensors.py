@@ -4,6 +4,7 @@ safetensors and PyTorch files, single or sharded, and Flax msgpack, all under
 the names that safetensors files use.
 """
 
+import functools
 import json
 import os
 import pathlib
@@ -14,6 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from xqg_jax.checkpoints.flax_msgpack import map_arrays
 from xqg_jax.errors import InputError
 from xqg_jax.files import atomic_path, read_json
 
@@ -31,6 +33,8 @@ _DTYPES = {
   "U8": np.dtype("u1"),
   "BOOL": np.dtype("?"),
 }
+# Values looked at together in the search for NaN.
+_CHECKED_VALUES = 2**22
 _MEND = "download or copy the file again"
 
 
@@ -54,7 +58,7 @@ class HfTensors(Mapping[str, np.ndarray]):
     """Reads a tensor in its stored dtype and checks that it is finite."""
     path, read = self._readers[name]
     value = read()
-    if value.dtype.kind not in "biu" and not np.isfinite(value).all():
+    if not _is_finite(value):
       raise InputError(
         f"tensor {name} has values that are NaN or infinite",
         where=path,
@@ -67,6 +71,16 @@ class HfTensors(Mapping[str, np.ndarray]):
 
   def __len__(self) -> int:
     return len(self._readers)
+
+
+def _is_finite(value: np.ndarray) -> bool:
+  """Looks at a large tensor in parts, so as not to double its memory."""
+  if value.dtype.kind in "biu":
+    return True
+  value = np.atleast_1d(value)
+  rows = max(1, _CHECKED_VALUES * len(value) // max(1, value.size))
+  parts = (value[i : i + rows] for i in range(0, len(value), rows))
+  return all(np.isfinite(part).all() for part in parts)
 
 
 def find_hf_weights(folder: str | os.PathLike) -> pathlib.Path | None:
@@ -201,21 +215,15 @@ def write_safetensors(
 
 def _read_msgpack(path: pathlib.Path) -> dict:
   """Flax's nested names become torch's: kernels are transposed."""
-  import flax.serialization
-  import flax.traverse_util
-
   try:
-    tree = flax.serialization.msgpack_restore(path.read_bytes())
-    flat = flax.traverse_util.flatten_dict(tree)
-  except Exception as error:  # msgpack has no exception of its own.
+    arrays = map_arrays(path)
+  except ValueError as error:
     raise InputError(
-      f"not Flax msgpack ({type(error).__name__}: {error})",
-      where=path,
-      mend=_MEND,
+      f"not Flax msgpack ({error})", where=path, mend=_MEND
     ) from None
   return {
-    _torch_name(keys): (path, lambda keys=keys: _torch_layout(keys, flat))
-    for keys in flat
+    _torch_name(keys): (path, functools.partial(_torch_layout, keys[-1], read))
+    for keys, read in arrays.items()
   }
 
 
@@ -225,11 +233,8 @@ def _torch_name(keys: tuple[str, ...]) -> str:
   return ".".join((*keys[:-1], "weight" if is_weight else last))
 
 
-def _torch_layout(
-  keys: tuple[str, ...], flat: Mapping[tuple[str, ...], np.ndarray]
-) -> np.ndarray:
-  value = np.asarray(flat[keys])
-  return value.T if keys[-1] == "kernel" else value
+def _torch_layout(last: str, read: Callable[[], np.ndarray]) -> np.ndarray:
+  return read().T if last == "kernel" else read()
 
 
 def _read_torch(path: pathlib.Path) -> dict:
@@ -250,12 +255,13 @@ def _read_torch(path: pathlib.Path) -> dict:
       f"not a PyTorch file of plain tensors ({line})", where=path, mend=_MEND
     ) from None
 
-  def reader(name: str) -> Callable[[], np.ndarray]:
-    def read() -> np.ndarray:
-      value = state[name]
-      half = value.dtype is torch.bfloat16
-      return (value.float() if half else value).numpy()
+  def read(tensor: torch.Tensor) -> np.ndarray:
+    # numpy lacks bfloat16, so its bits pass through as integers.
+    if tensor.dtype is torch.bfloat16:
+      return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return tensor.numpy()
 
-    return read
-
-  return {name: (path, reader(name)) for name in state}
+  return {
+    name: (path, functools.partial(read, tensor))
+    for name, tensor in state.items()
+  }
