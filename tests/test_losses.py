@@ -115,24 +115,22 @@ def test_chunked_cross_entropy_equals_plain(chunk_length):
     np.testing.assert_allclose(a, b, atol=1e-5)
 
 
-def test_chunked_cross_entropy_takes_a_fraction_of_the_memory():
-  shapes = [
-    jax.ShapeDtypeStruct(shape, dtype)
-    for shape, dtype in (
-      ((8, 32, 16), jnp.float32),
-      ((16, 5000), jnp.float32),
-      ((8, 32), jnp.int32),
-      ((8, 32), jnp.float32),
-    )
-  ]
+def test_the_loss_of_mt5_base_takes_a_fraction_of_the_memory():
+  """Batch 128 x 32 targets: 8.2 GB plain, 1.3 GB in chunks, by XLA's count."""
+  hidden = jax.ShapeDtypeStruct((128, 32, 768), jnp.float32)
+  kernel = jax.ShapeDtypeStruct((768, 250_112), jnp.float32)
+  targets = jax.ShapeDtypeStruct((128, 32), jnp.int32)
+  weights = jax.ShapeDtypeStruct((128, 32), jnp.float32)
 
-  def peak(chunk_length):
-    def loss(hidden, kernel, targets, weights):
-      return chunked_cross_entropy(
-        hidden, kernel, targets, weights, chunk_length=chunk_length
-      ).loss
+  def peak(loss):
+    def mean(*args):
+      sums = loss(*args)
+      return sums.loss / sums.weight
 
-    step = jax.jit(jax.grad(loss, (0, 1))).lower(*shapes).compile()
-    return step.memory_analysis().temp_size_in_bytes
+    step = jax.jit(jax.value_and_grad(mean, (0, 1)))
+    compiled = step.lower(hidden, kernel, targets, weights).compile()
+    return compiled.memory_analysis().temp_size_in_bytes
 
-  assert peak(2) * 4 <= peak(32)
+  plain = peak(cross_entropy)
+  assert plain > 2 * 128 * 32 * 250_112 * 4  # the logits and their gradient
+  assert peak(chunked_cross_entropy) * 4 <= plain
