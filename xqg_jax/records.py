@@ -14,6 +14,7 @@ from typing import Any
 from xqg_jax.errors import InputError
 from xqg_jax.files import read_lines
 from xqg_jax.languages import get_language
+from xqg_jax.seen_ids import SeenIds
 
 TSV_HEADER = ("id", "text", "title")
 
@@ -81,28 +82,27 @@ def read_passages(path: str | pathlib.Path) -> Iterator[Passage]:
       mend="use .tsv or .jsonl, optionally with .gz",
     )
   parse = _parse_tsv_passages if suffix == ".tsv" else _parse_json_passages
-  seen: set[str] = set()
+  seen, passage = SeenIds(), None
   for where, passage in parse(path):
     _check_passage(passage, seen, where)
     yield passage
-  if not seen:
+  if passage is None:
     raise InputError("no passages in it", where=path, mend="check the file")
 
 
-def _check_passage(passage: Passage, seen: set[str], where: str) -> None:
+def _check_passage(passage: Passage, seen: SeenIds, where: str) -> None:
   if not passage.text.strip():
     raise InputError(
       f"passage {passage.passage_id!r} has an empty text",
       where=where,
       mend="remove the line or fill in its text",
     )
-  if passage.passage_id in seen:
+  if not seen.add(passage.passage_id):
     raise InputError(
       f"passage id {passage.passage_id!r} stands twice",
       where=where,
       mend="give each passage an id of its own",
     )
-  seen.add(passage.passage_id)
 
 
 def _parse_tsv_passages(path: pathlib.Path) -> Iterator[tuple[str, Passage]]:
