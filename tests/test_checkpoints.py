@@ -70,7 +70,7 @@ def _load(folder, config=POOLING):
 
 
 def _assert_same(encoder, tensors=None, **tolerance):
-  found = bert.params_to_hf(encoder.params, encoder.module.config)
+  found = bert.params_to_hf(encoder.params["encoder"], encoder.module.config)
   assert found.keys() == TENSORS.keys()
   for name, value in (tensors or TENSORS).items():
     if tolerance:
@@ -159,69 +159,10 @@ def test_reading_is_lazy(hf_folder):
   assert not value.flags.writeable
 
 
-# ------------------------------------------------------------ pooling
-
-
-def _write_modules(folder, *, modes, kinds, prompts=None):
-  paths = ["", "1_Pooling", "2_Last"]
-  modules = [
-    {"type": f"sentence_transformers.models.{kind}", "path": path}
-    for kind, path in zip(kinds, paths, strict=False)
-  ]
-  write_json(folder / "modules.json", modules)
-  write_json(folder / "1_Pooling" / "config.json", modes)
-  if prompts:
-    write_json(
-      folder / "config_sentence_transformers.json", {"prompts": prompts}
-    )
-
-
-def test_sentence_transformers_state_the_pooling(hf_folder):
-  _write_modules(
-    hf_folder,
-    modes={"pooling_mode_cls_token": False, "pooling_mode_mean_tokens": True},
-    kinds=("Transformer", "Pooling", "Normalize"),
-    prompts={"query": "query: ", "document": "passage: "},
-  )
-  assert _load(hf_folder, None).config == DualEncoderConfig(
-    pooling="mean",
-    normalize=True,
-    query_prefix="query: ",
-    passage_prefix="passage: ",
-  )
-  _write_modules(
-    hf_folder,
-    modes={"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
-    kinds=("Transformer", "Pooling"),
-  )
-  config = _load(hf_folder, None).config
-  assert (config.pooling, config.normalize) == ("cls", False)
-
-
-@pytest.mark.parametrize(
-  ("modes", "kinds", "message"),
-  [
-    ({"pooling_mode_lasttoken": True}, ("Pooling",), "pooling_mode_lasttoken"),
-    ({}, ("Transformer", "Pooling", "Dense"), "Transformer, Pooling, Dense"),
-    (
-      {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
-      ("Transformer", "Pooling"),
-      "cls and mean",
-    ),
-  ],
-)
-def test_other_poolings_are_input_errors(hf_folder, modes, kinds, message):
-  if len(kinds) == 1:
-    kinds = ("Transformer", *kinds)
-  _write_modules(hf_folder, modes=modes, kinds=kinds)
-  with pytest.raises(InputError, match=message):
-    _load(hf_folder, None)
-
-
 def test_unknown_pooling_names_the_gin_files(hf_folder):
   with pytest.raises(InputError, match=r"gin_configs/encoders/e5\.gin") as e:
     _load(hf_folder, None)
-  for name in ("mbert.gin", "xlmr.gin"):
+  for name in ("mbert.gin", "xlmr.gin", "mt5.gin"):
     assert name in str(e.value)
 
 
@@ -289,18 +230,21 @@ def test_sharded_params_load_on_one_device_and_sharded(tmp_path):
 
 
 def _with(params, layer, name, value):
-  return params | {layer: params[layer] | {name: value}}
+  encoder = params["encoder"]
+  layers = encoder | {layer: encoder[layer] | {name: value}}
+  return params | {"encoder": layers}
 
 
 def test_wrong_parameters_of_ours_are_input_errors(hf_folder, tmp_path):
   params = _load(hf_folder).params
-  norm = params["embeddings"]["layer_norm"]
+  encoder = params["encoder"]
+  norm = encoder["embeddings"]["layer_norm"]
   bad = {
     "embeddings/layer_norm/bias has values that are NaN": _with(
       params, "embeddings", "layer_norm", norm | {"bias": norm["bias"] * np.nan}
     ),
-    r"no parameter layers_1/": {
-      k: v for k, v in params.items() if k != "layers_1"
+    r"no parameter encoder/layers_1/": {
+      "encoder": {k: v for k, v in encoder.items() if k != "layers_1"}
     },
     "parameter head/kernel has no place": params
     | {"head": {"kernel": np.zeros(2, np.float32)}},
@@ -438,9 +382,10 @@ def _embed(encoder, texts):
     tokens[row, : len(ids)] = ids
     segment_ids[row, : len(ids)] = 1
     positions[row, : len(ids)] = np.arange(len(ids))
-  embed = jax.jit(encoder.embed, static_argnames="num_segments")
+  embed = jax.jit(encoder.embed, static_argnames=("side", "num_segments"))
   rows = map(jnp.asarray, (tokens, segment_ids, positions))
-  return np.asarray(embed(encoder.params, *rows, num_segments=1))[:, 0]
+  vectors = embed(encoder.params, *rows, side="query", num_segments=1)
+  return np.asarray(vectors)[:, 0]
 
 
 # --------------------------------------------------------- query generator

@@ -80,7 +80,7 @@ def test_a_nan_stays_within_its_row():
   encoder = tiny.make_encoder()
   # "%" is the only text with the unknown token, whose embedding is spoilt.
   params = jax.tree.map(np.array, encoder.params)
-  params["embeddings"]["word"][1] = np.nan
+  params["encoder"]["embeddings"]["word"][1] = np.nan
   spoilt = dataclasses.replace(encoder, params=params)
   texts = ["red river", "%", "blue lake", "old town"]
   batches = embedder.make_batches(

@@ -1,5 +1,6 @@
 """The stage `encode` against texts encoded one by one."""
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -53,9 +54,12 @@ def world(tmp_path_factory):
 
 
 def run(world, output_dir, *, queries="queries", **options):
-  options = {"shard_size": 8, "tokens_per_batch": 512} | options
+  options = {
+    "checkpoint_path": world / "model",
+    "shard_size": 8,
+    "tokens_per_batch": 512,
+  } | options
   return encode(
-    checkpoint_path=world / "model",
     passages=world / "passages.tsv",
     generated_queries=world / f"{queries}.jsonl" if queries else None,
     output_dir=output_dir,
@@ -70,7 +74,11 @@ def read(store):
 
 @pytest.fixture(scope="module")
 def reference():
-  encoder = tiny.make_encoder()
+  return embed_collection(tiny.make_encoder())
+
+
+def embed_collection(encoder):
+  """Vectors of passages, and (row, language, rank) and vector of queries."""
   passages = tiny.embed_one_by_one(
     encoder,
     [encoder.format_passage(p) for p in PASSAGES],
@@ -83,7 +91,9 @@ def reference():
         if text.strip():
           keys.append((row, code, rank))
           texts.append(encoder.format_query(text))
-  vectors = tiny.embed_one_by_one(encoder, texts, encoder.config.query_length)
+  vectors = tiny.embed_one_by_one(
+    encoder, texts, encoder.config.query_length, "query"
+  )
   return passages, list(zip(keys, vectors, strict=True))
 
 
@@ -120,6 +130,28 @@ def test_vectors_and_sums(world, tmp_path, reference, queries, group_by):
       assert block.query_counts[row, g] == len(members)
       expected = np.sum(members, axis=0) if members else np.zeros(store.dim)
       np.testing.assert_allclose(block.query_sums[row, g], expected, atol=2e-5)
+
+
+def test_separate_encoders_sum_vectors_of_the_query_side(
+  world, tmp_path, reference
+):
+  config = dataclasses.replace(tiny.CONFIG, share_encoders=False)
+  tiny.write_checkpoint(tmp_path / "model", config=config)
+  store = run(
+    world, tmp_path / "store", checkpoint_path=str(tmp_path / "model")
+  )
+  block = read(store)
+  passages, by_query = embed_collection(tiny.make_encoder(config))
+  np.testing.assert_allclose(block.passages, passages, atol=1e-5)
+  expected = np.zeros((NUM_PASSAGES, store.dim))
+  for (row, _, _), vector in by_query:
+    expected[row] += vector
+  np.testing.assert_allclose(block.query_sums[:, 0], expected, atol=2e-5)
+  assert np.abs(passages - reference[0]).max() > 0.1
+  alone = run(
+    world, tmp_path / "alone", checkpoint_path=tmp_path / "model", queries=None
+  )
+  np.testing.assert_allclose(read(alone).passages, passages, atol=1e-5)
 
 
 def test_groups_are_listed(world, tmp_path):
@@ -184,7 +216,7 @@ def test_dtypes_on_disk(world, tmp_path, reference, dtype, tolerance):
 def test_encode_texts_keeps_the_order(count):
   encoder = tiny.make_encoder()
   texts = tiny.make_texts(count, longest=30)
-  got = encode_texts(encoder, texts, max_length=48)
+  got = encode_texts(encoder, texts, side="passage", max_length=48)
   assert got.dtype == np.float32
   expected = tiny.embed_one_by_one(encoder, texts, 48)
   np.testing.assert_allclose(got, expected, atol=1e-5)
@@ -194,13 +226,15 @@ def test_encode_texts_in_several_chunks(monkeypatch):
   monkeypatch.setattr(encoding, "_TEXTS_PER_CHUNK", 8)
   encoder = tiny.make_encoder()
   texts = tiny.make_texts(21, longest=30)
-  got = encode_texts(encoder, texts, max_length=48)
+  got = encode_texts(encoder, texts, side="passage", max_length=48)
   expected = tiny.embed_one_by_one(encoder, texts, 48)
   np.testing.assert_allclose(got, expected, atol=1e-5)
 
 
 def test_encode_no_texts():
-  assert encode_texts(tiny.make_encoder(), [], max_length=32).shape == (0, 16)
+  assert encode_texts(
+    tiny.make_encoder(), [], side="query", max_length=32
+  ).shape == (0, 16)
 
 
 # --------------------------------------------------- interruption and damage
@@ -319,5 +353,8 @@ def test_embedding_that_is_not_finite_names_the_passage(
     run(world, tmp_path / "store")
   with pytest.raises(InputError, match="text 3 is not finite"):
     encode_texts(
-      tiny.make_encoder(), tiny.make_texts(9, longest=3), max_length=32
+      tiny.make_encoder(),
+      tiny.make_texts(9, longest=3),
+      side="passage",
+      max_length=32,
     )

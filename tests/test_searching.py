@@ -17,8 +17,8 @@ from xqg_jax.encoding import encode, encode_texts
 from xqg_jax.errors import InputError
 from xqg_jax.files import read_json, sha256_file
 from xqg_jax.indexing import build_index
-from xqg_jax.models.bert_config import BertConfig
 from xqg_jax.models.bert import BertEncoder
+from xqg_jax.models.bert_config import BertConfig
 from xqg_jax.models.dual_encoder import DualEncoderConfig
 from xqg_jax.models.parameters import init_params
 from xqg_jax.records import (
@@ -64,7 +64,7 @@ def _write_checkpoint(folder, change=lambda params: params):
     ),
   )
   params = init_params(BertEncoder(config), jax.random.key(0))
-  save_params(folder, 1, change(params))
+  save_params(folder, 1, change({"encoder": params}))
   return folder
 
 
@@ -133,6 +133,7 @@ def _expected(world, embeddings, k):
   passages = encode_texts(
     model,
     [model.format_passage(Passage("", t)) for t in _texts(260, 1)],
+    side="passage",
     max_length=24,
   )
   scores = embeddings @ passages.T
@@ -145,7 +146,10 @@ def test_search_writes_the_run_and_the_question_embeddings(world, capsys):
   model = load_dual_encoder(world.checkpoint)
   questions = read_questions(world.questions)
   expected = encode_texts(
-    model, ["query: " + q.question for q in questions], max_length=16
+    model,
+    ["query: " + q.question for q in questions],
+    side="query",
+    max_length=16,
   )
   np.testing.assert_array_equal(embeddings, expected)
   rows, scores = _expected(world, embeddings, 20)

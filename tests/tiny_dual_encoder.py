@@ -11,7 +11,9 @@ from xqg_jax.models.bert import BertConfig, BertEncoder
 from xqg_jax.models.dual_encoder import (
   DualEncoder,
   DualEncoderConfig,
+  Side,
   make_dual_encoder,
+  make_network,
 )
 from xqg_jax.models.parameters import init_params
 from xqg_jax.tokenizers import train_tokenizer
@@ -45,7 +47,8 @@ def make_texts(count: int, *, longest: int, seed: int = 0) -> list[str]:
 def make_encoder(
   config: DualEncoderConfig = CONFIG, seed: int = 0
 ) -> DualEncoder:
-  params = init_params(BertEncoder(MODEL), jax.random.key(seed))
+  network = make_network(BertEncoder(MODEL), config)
+  params = init_params(network, jax.random.key(seed))
   # Larger than at the start of training, so that texts differ clearly.
   params = jax.tree.map(lambda x: x * 8 if x.ndim > 1 else x, params)
   return make_dual_encoder(
@@ -58,8 +61,10 @@ def make_encoder(
   )
 
 
-def write_checkpoint(folder: pathlib.Path, seed: int = 0) -> pathlib.Path:
-  encoder = make_encoder(seed=seed)
+def write_checkpoint(
+  folder: pathlib.Path, seed: int = 0, config: DualEncoderConfig = CONFIG
+) -> pathlib.Path:
+  encoder = make_encoder(config, seed=seed)
   save_model_files(
     folder,
     model_config_hf=MODEL.to_hf(),
@@ -73,16 +78,19 @@ def write_checkpoint(folder: pathlib.Path, seed: int = 0) -> pathlib.Path:
 _jitted = {}
 
 
-def _jit_once(module, config, embed):
-  return _jitted.setdefault((module, config), jax.jit(embed))
+def _jit_once(module, config, side, embed):
+  return _jitted.setdefault((module, config, side), jax.jit(embed))
 
 
 def embed_one_by_one(
-  encoder: DualEncoder, texts: list[str], max_length: int
+  encoder: DualEncoder,
+  texts: list[str],
+  max_length: int,
+  side: Side = "passage",
 ) -> np.ndarray:
   """The reference: each text alone in a row, the rest of it padding."""
-  embed = functools.partial(encoder.embed, num_segments=1)
-  embed = _jit_once(encoder.module, encoder.config, embed)
+  embed = functools.partial(encoder.embed, side=side, num_segments=1)
+  embed = _jit_once(encoder.module, encoder.config, side, embed)
   vectors = []
   for tokens in encoder.tokenizer.encode_batch(texts, max_length=max_length):
     padding = (0, MODEL.max_position_embeddings - len(tokens))

@@ -19,6 +19,7 @@ from xqg_jax.demo_pretraining import (
   VOCAB_SIZE,
   pretrain_generator,
 )
+from xqg_jax.dual_encoder_model import DualEncoderModel
 from xqg_jax.encoding import encode
 from xqg_jax.evaluation import Evaluation, evaluate
 from xqg_jax.generation import generate
@@ -27,9 +28,9 @@ from xqg_jax.models.bert_config import BertConfig
 from xqg_jax.models.dual_encoder import DualEncoderConfig
 from xqg_jax.pooled_evaluation import pool_evaluations
 from xqg_jax.preparation import prepare
+from xqg_jax.query_generator_model import QueryGeneratorModel
 from xqg_jax.reporting import report
 from xqg_jax.searching import search
-from xqg_jax.trainable import DualEncoderModel, QueryGeneratorModel
 from xqg_jax.training import train
 
 PASSAGE_LENGTH = 64

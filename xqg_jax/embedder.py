@@ -18,7 +18,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int, Int32
 
 from xqg_jax import sharding
-from xqg_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from xqg_jax.models.dual_encoder import (
+  DualEncoder,
+  DualEncoderConfig,
+  Side,
+)
 from xqg_jax.packing import PackedRows, pack_into_row_lengths
 
 # A token costs the same in rows of up to about 192 tokens and more in longer
@@ -42,11 +46,13 @@ class Batch:
     slots: for each text the entry of `targets` it belongs to; past the end
       where there is no text.
     targets: rows of the result, each at most once; past its end where unused.
+    side: what the texts are; None where that does not matter.
   """
 
   rows: PackedRows
   slots: Int32[np.ndarray, "rows num_segments"]
   targets: Int32[np.ndarray, " texts"]
+  side: Side | None
 
 
 def choose_rows_per_batch(
@@ -95,6 +101,7 @@ def make_batches(
   num_targets: int,
   rows_per_batch: Mapping[int, int],
   pad_id: int,
+  side: Side | None = None,
 ) -> list[Batch]:
   """Packs texts into batches.
 
@@ -104,12 +111,14 @@ def make_batches(
     num_targets: rows of the result.
     rows_per_batch: what `choose_rows_per_batch` returned.
     pad_id: token id of padding.
+    side: what the texts are; None will do where queries and passages share
+      their parameters, and lets them share rows.
   """
   packed = pack_into_row_lengths(
     token_lists, rows_per_batch=rows_per_batch, pad_id=pad_id
   )
   return [
-    _add_targets(batch, targets, num_targets)
+    _add_targets(batch, targets, num_targets, side)
     for row_length, rows in packed.items()
     for batch in _cut(rows, rows_per_batch[row_length], pad_id)
   ]
@@ -121,7 +130,10 @@ def _cut(rows: PackedRows, num_rows: int, pad_id: int) -> Iterator[PackedRows]:
 
 
 def _add_targets(
-  rows: PackedRows, targets: np.ndarray, num_targets: int
+  rows: PackedRows,
+  targets: np.ndarray,
+  num_targets: int,
+  side: Side | None,
 ) -> Batch:
   owners = rows.owners.reshape(-1)
   has_text = owners >= 0
@@ -133,14 +145,14 @@ def _add_targets(
   # Unused entries point past the end, each elsewhere: no target stands twice.
   all_targets = num_targets + np.arange(owners.size, dtype=np.int32)
   all_targets[: len(used)] = used
-  return Batch(rows, slots.reshape(rows.owners.shape), all_targets)
+  return Batch(rows, slots.reshape(rows.owners.shape), all_targets, side)
 
 
 # ------------------------------------------------------------------- programs
 
 
 @dataclasses.dataclass(frozen=True)
-class _Model:
+class ProgramKey:
   """What a compiled program depends on; equal models share programs."""
 
   module: Any
@@ -149,9 +161,10 @@ class _Model:
   embed: Callable = dataclasses.field(compare=False)
 
 
-@partial(jax.jit, static_argnames="model", donate_argnames="sums")
-def _add_batch(
-  model: _Model,
+@partial(jax.jit, static_argnames=("model", "side"), donate_argnames="sums")
+def add_batch(
+  model: ProgramKey,
+  side: Side | None,
   params: Any,
   sums: Float32[Array, "targets dim"],
   tokens: Int32[Array, "rows length"],
@@ -170,7 +183,12 @@ def _add_batch(
     The sums, and a small number to wait for.
   """
   vectors = model.embed(
-    params, tokens, segment_ids, positions, num_segments=slots.shape[1]
+    params,
+    tokens,
+    segment_ids,
+    positions,
+    side=side,
+    num_segments=slots.shape[1],
   )
   # [rows, num_segments, dim] -> [texts, dim]
   vectors = vectors.reshape(-1, vectors.shape[-1]).astype(jnp.float32)
@@ -208,7 +226,7 @@ class Embedder:
     )
     # Programs are kept for the next Embedder, but not these parameters.
     embed = dataclasses.replace(encoder, params={}).embed
-    self._model = _Model(encoder.module, encoder.config, self.mesh, embed)
+    self._model = ProgramKey(encoder.module, encoder.config, self.mesh, embed)
 
   def sum_texts(
     self,
@@ -244,4 +262,6 @@ class Embedder:
     by_row = (rows.tokens, rows.segment_ids, rows.positions, batch.slots)
     by_row = sharding.shard_batch(self.mesh, by_row)
     targets = jax.device_put(batch.targets, sharding.replicated(self.mesh))
-    return _add_batch(self._model, self._params, sums, *by_row, targets)
+    # Encoders that share their parameters share their programs, too.
+    side = self.encoder.config.to_side(batch.side)
+    return add_batch(self._model, side, self._params, sums, *by_row, targets)

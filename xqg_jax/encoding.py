@@ -32,7 +32,11 @@ from xqg_jax.files import (
   lock_folder,
   sha256_file,
 )
-from xqg_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from xqg_jax.models.dual_encoder import (
+  DualEncoder,
+  DualEncoderConfig,
+  Side,
+)
 from xqg_jax.prefetching import prefetch
 from xqg_jax.records import list_shards
 from xqg_jax.shards import DTYPES
@@ -53,6 +57,7 @@ def encode_texts(
   encoder: DualEncoder,
   texts: Sequence[str],
   *,
+  side: Side,
   max_length: int,
   row_lengths: Sequence[int] | None = None,
   tokens_per_batch: int | None = None,
@@ -62,6 +67,7 @@ def encode_texts(
   Args:
     encoder: the dual encoder.
     texts: as `encoder.format_query` or `encoder.format_passage` made them.
+    side: which of the two they are; generated queries are queries.
     max_length: tokens kept of a text.
     row_lengths: row lengths to pack into; chosen by platform when absent.
     tokens_per_batch: size of a batch; chosen by platform when absent.
@@ -93,6 +99,7 @@ def encode_texts(
       num_targets=capacity,
       rows_per_batch=rows_per_batch,
       pad_id=encoder.tokenizer.pad_id,
+      side=side,
     )
 
   embeddings = np.zeros((len(texts), encoder.dim), np.float32)

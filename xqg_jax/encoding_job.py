@@ -1,6 +1,7 @@
 """The work of encoding a collection, shard by shard."""
 
 import dataclasses
+import functools
 import itertools
 import pathlib
 import shutil
@@ -19,6 +20,7 @@ from xqg_jax.embedder import (
   choose_rows_per_batch,
   make_batches,
 )
+from xqg_jax.models.dual_encoder import Side
 from xqg_jax.prefetching import prefetch
 from xqg_jax.shards import ShardArrays, read_shard_record, write_shard
 from xqg_jax.store import Group
@@ -147,31 +149,51 @@ class EncodingJob:
   def _prepare(self, block: Block, rows_per_batch: Mapping[int, int]) -> _Shard:
     model = self.embedder.encoder
     config, encode_batch = model.config, model.tokenizer.encode_batch
-    tokens = encode_batch(
+    passage_tokens = encode_batch(
       [model.format_passage(passage) for passage in block.passages],
       max_length=config.passage_length,
     )
     queries, rows, groups = self._list_queries(block)
-    tokens += encode_batch(
+    query_tokens = encode_batch(
       [model.format_query(query) for query in queries],
       max_length=config.query_length,
     )
     num_groups = len(self.groups)
-    targets = np.arange(len(tokens))
-    targets[len(block.passages) :] = (
-      self.shard_size + rows * num_groups + groups
-    )
+    query_targets = self.shard_size + rows * num_groups + groups
     counts = np.zeros((len(block.passages), num_groups), np.int32)
     np.add.at(counts, (rows, groups), 1)
-    batches = make_batches(
-      tokens,
-      targets,
+    batches = self._make_batches(
+      {
+        "passage": (passage_tokens, np.arange(len(passage_tokens))),
+        "query": (query_tokens, query_targets),
+      },
+      rows_per_batch,
+    )
+    ids = [passage.passage_id for passage in block.passages]
+    return _Shard(block.index, ids, counts, batches)
+
+  def _make_batches(
+    self,
+    texts: Mapping[Side, tuple[list[np.ndarray], Int[np.ndarray, " texts"]]],
+    rows_per_batch: Mapping[int, int],
+  ) -> list[Batch]:
+    """Packs the tokens of each side; into common rows where sides are alike."""
+    model = self.embedder.encoder
+    make = functools.partial(
+      make_batches,
       num_targets=self.num_targets,
       rows_per_batch=rows_per_batch,
       pad_id=model.tokenizer.pad_id,
     )
-    ids = [passage.passage_id for passage in block.passages]
-    return _Shard(block.index, ids, counts, batches)
+    if not model.config.share_encoders:
+      return [
+        batch
+        for side, (tokens, targets) in texts.items()
+        if tokens
+        for batch in make(tokens, targets, side=side)
+      ]
+    token_lists, targets = zip(*texts.values(), strict=True)
+    return make(list(itertools.chain(*token_lists)), np.concatenate(targets))
 
   def _list_queries(
     self, block: Block

@@ -45,6 +45,7 @@ def generate(
   checkpoint_path: str | os.PathLike,
   passages: str | os.PathLike,
   output_dir: str | os.PathLike,
+  tokenizer_path: str | os.PathLike | None = None,
   languages: Sequence[str] = XOR_TYDI_LANGUAGES,
   num_queries: int = 5,
   top_k: int = 10,
@@ -64,9 +65,11 @@ def generate(
   where two are equally likely to the last bit.)
 
   Args:
-    checkpoint_path: the query generator.
+    checkpoint_path: the query generator; T5X's checkpoints are taken as well.
     passages: TSV or JSONL file.
     output_dir: folder to write; readers of generated queries take it whole.
+    tokenizer_path: the tokenizer of a checkpoint that has none beside it, as
+      those of T5X: a `sentencepiece.model`, a `tokenizer.json`, or a folder.
     languages: ISO 639-1 codes.
     num_queries: queries for each passage and language.
     top_k: the number of likeliest tokens to draw from; 1 is greedy, 0 all.
@@ -100,7 +103,9 @@ def generate(
     raise InputError(f"shard_size is {shard_size}", mend="use 1 or more")
   path = pathlib.Path(passages)
   num_passages = _count(path)
-  generator = load_query_generator(checkpoint_path, dtype=dtype)
+  generator = load_query_generator(
+    checkpoint_path, tokenizer_path=tokenizer_path, dtype=dtype
+  )
   arguments = {
     "generator": _describe(generator),
     "passages": {"name": path.name, "sha256": sha256_file(path)},

@@ -134,6 +134,7 @@ def _find_passages(
   embeddings = encode_texts(
     model,
     [model.format_query(question.question) for question in questions],
+    side="query",
     max_length=model.config.query_length,
   )
   encoded = time.perf_counter()

@@ -29,6 +29,7 @@ LOGICAL_AXIS_RULES: AxisRules = (
   # BERT's tables of positions and token types are small: a copy everywhere.
   ("positions", None),
   ("token_types", None),
+  ("projection", None),
   ("layers", None),
   ("stack", None),
 )

@@ -1,4 +1,4 @@
-"""Checkpoints in and out: Hugging Face folders, and our own by Orbax."""
+"""Checkpoints in and out: Hugging Face, T5X, and our own by Orbax."""
 
 from xqg_jax.checkpoints.dual_encoders import (
   export_dual_encoder,
@@ -17,6 +17,7 @@ from xqg_jax.checkpoints.steps import (
   save_params,
   step_folder,
 )
+from xqg_jax.checkpoints.t5x_export import export_t5x
 from xqg_jax.checkpoints.tensors import (
   find_hf_weights,
   read_hf_tensors,
@@ -27,6 +28,7 @@ __all__ = [
   "QueryGenerator",
   "export_dual_encoder",
   "export_query_generator",
+  "export_t5x",
   "find_checkpoint",
   "find_hf_weights",
   "list_steps",

@@ -5,6 +5,8 @@ A CHECKPOINT_PATH is one of
   - our MODEL_DIR: `config.json`, `tokenizer.json`, `dual_encoder.json` (dual
     encoders only) and `checkpoint_<step>/params`; the newest step is taken;
   - `MODEL_DIR/checkpoint_<step>`;
+  - for a dual encoder of separate sides, a folder with `query_encoder` and
+    `passage_encoder`, each a Hugging Face folder;
   - the name of a model on the Hugging Face hub.
 """
 
@@ -15,11 +17,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from xqg_jax.checkpoints.locations import Location, is_url
+from xqg_jax.checkpoints.mirrors import mirror_folder
 from xqg_jax.checkpoints.steps import find_checkpoint
 from xqg_jax.checkpoints.tensors import SAFETENSORS_FILE, find_hf_weights
 from xqg_jax.errors import InputError
 from xqg_jax.files import write_json
-from xqg_jax.models.dual_encoder import DualEncoderConfig
+from xqg_jax.models.dual_encoder import SIDES, DualEncoderConfig, side_name
 from xqg_jax.tokenizers import Tokenizer
 
 CONFIG_FILE = "config.json"
@@ -28,7 +32,7 @@ DUAL_ENCODER_FILE = "dual_encoder.json"
 # Such as xlm-roberta-base or intfloat/multilingual-e5-small.
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 # Weights as safetensors first; the other formats only where there are none.
-_HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+_HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*_Dense/*")
 _HUB_OTHER_WEIGHTS = ("flax_model.msgpack", "pytorch_model*.bin")
 
 
@@ -41,6 +45,10 @@ def find_folder(
     InputError: no such folder, here or on the hub, or not that of a model.
   """
   path = pathlib.Path(checkpoint_path)
+  if is_url(checkpoint_path):
+    location = Location.of(checkpoint_path).path
+    is_here = not is_url(location)
+    path = pathlib.Path(location) if is_here else mirror_folder(location)
   if not path.exists() and _HUB_NAME.fullmatch(str(checkpoint_path)):
     path = _download(str(checkpoint_path))
   if not path.is_dir():
@@ -52,6 +60,8 @@ def find_folder(
     )
   step = find_checkpoint(path)
   folder = path.absolute().parent if step == path else path
+  if step is None and find_side_folders(folder):
+    return folder, None
   if not (folder / CONFIG_FILE).exists():
     raise InputError(
       f"no {CONFIG_FILE}", where=folder, mend="give the folder of a model"
@@ -63,6 +73,26 @@ def find_folder(
       mend="give a folder with trained or downloaded weights",
     )
   return folder, step
+
+
+def find_side_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+  """The folders of a dual encoder's two sides; none where both share one.
+
+  Raises:
+    InputError: the folder of one side is there, that of the other is not.
+  """
+  folders = {side: folder / side_name(side) for side in SIDES}
+  found = [path for path in folders.values() if (path / CONFIG_FILE).exists()]
+  if (folder / CONFIG_FILE).exists() or not found:
+    return {}
+  for path in folders.values():
+    if path not in found:
+      raise InputError(
+        f"{found[0].name} is there, but no {path.name}/{CONFIG_FILE}",
+        where=folder,
+        mend="put the models of both sides there",
+      )
+  return folders
 
 
 def _download(name: str) -> pathlib.Path:

@@ -13,8 +13,17 @@ from xqg_jax.checkpoints.folders import (
   find_folder,
   save_model_files,
 )
+from xqg_jax.checkpoints.locations import is_url
 from xqg_jax.checkpoints.placement import place_on
-from xqg_jax.checkpoints.steps import load_params
+from xqg_jax.checkpoints.steps import find_checkpoint, load_params
+from xqg_jax.checkpoints.t5x import (
+  load_t5x_tokenizer,
+  load_tokenizer_at,
+  open_t5x,
+  open_t5x_network,
+  place_tensors,
+)
+from xqg_jax.checkpoints.t5x_layouts import T5xCheckpoint
 from xqg_jax.checkpoints.tensors import (
   SAFETENSORS_FILE,
   read_hf_tensors,
@@ -29,7 +38,7 @@ from xqg_jax.models.parameters import (
   params_fingerprint,
 )
 from xqg_jax.sharding import params_shardings
-from xqg_jax.tokenizers import Tokenizer, load_tokenizer
+from xqg_jax.tokenizers import TOKENIZER_FILE, Tokenizer, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,13 +55,18 @@ class QueryGenerator:
 def load_query_generator(
   checkpoint_path: str | os.PathLike,
   *,
+  tokenizer_path: str | os.PathLike | None = None,
   dtype: str = "float32",
   mesh: jax.sharding.Mesh | None = None,
 ) -> QueryGenerator:
   """Loads an mT5 or T5 1.1 query generator from a folder or from the hub.
 
   Args:
-    checkpoint_path: as for `load_dual_encoder`.
+    checkpoint_path: as for `load_dual_encoder`; or a checkpoint of T5X, a
+      folder `checkpoint_<step>` or the MODEL_DIR around it (its newest step),
+      on disk or in a bucket (`gs://`).
+    tokenizer_path: the tokenizer, where none lies beside the parameters, as
+      with T5X: a SentencePiece model, a `tokenizer.json`, or a folder with one.
     dtype: of matrix products, "float32" or "bfloat16"; parameters are fp32.
     mesh: splits the parameters over its axis `model`, each tensor straight
       from the file; None: whole on the first local device.
@@ -60,11 +74,56 @@ def load_query_generator(
   Raises:
     InputError: whatever is missing, damaged or does not fit together.
   """
+  checkpoint = _find_t5x(checkpoint_path)
+  if checkpoint is not None:
+    loaded = _load_t5x(checkpoint, tokenizer_path, mesh)
+  else:
+    loaded = _load_folder(checkpoint_path, tokenizer_path, mesh)
+  config, params, tokenizer = loaded
+  config = dataclasses.replace(config, dtype=dtype)
+  return QueryGenerator(
+    config=config,
+    module=t5.T5(config=config),
+    params=params,
+    tokenizer=tokenizer,
+    fingerprint=_fingerprint(config, params, tokenizer),
+  )
+
+
+_Loaded = tuple[t5.T5Config, Mapping[str, Any], Tokenizer]
+
+
+def _find_t5x(checkpoint_path: str | os.PathLike) -> T5xCheckpoint | None:
+  """Opens T5X's checkpoint; one of ours in the same folder goes first."""
+  if not is_url(checkpoint_path) and find_checkpoint(checkpoint_path):
+    return None
+  return open_t5x(checkpoint_path)
+
+
+def _load_t5x(
+  checkpoint: T5xCheckpoint,
+  tokenizer_path: str | os.PathLike | None,
+  mesh: jax.sharding.Mesh | None,
+) -> _Loaded:
+  tokenizer = load_t5x_tokenizer(checkpoint.where, tokenizer_path)
+  config, tensors = open_t5x_network(checkpoint)
+  _check_vocabulary(tokenizer, config, checkpoint.where)
+  if tokenizer.eos_id is not None:
+    config = dataclasses.replace(config, eos_id=tokenizer.eos_id)
+  module = t5.T5(config=config)
+  shardings = mesh and params_shardings(mesh, param_axes(module))
+  return config, place_tensors(tensors, shardings), tokenizer
+
+
+def _load_folder(
+  checkpoint_path: str | os.PathLike,
+  tokenizer_path: str | os.PathLike | None,
+  mesh: jax.sharding.Mesh | None,
+) -> _Loaded:
   folder, step = find_folder(checkpoint_path)
   values = read_json(folder / CONFIG_FILE)
   config = t5.T5Config.from_hf(values, where=folder / CONFIG_FILE)
-  config = dataclasses.replace(config, dtype=dtype)
-  tokenizer = load_tokenizer(folder)
+  tokenizer = _find_tokenizer(folder, tokenizer_path)
   _check_vocabulary(tokenizer, config, folder)
   module = t5.T5(config=config)
   shardings = mesh and params_shardings(mesh, param_axes(module))
@@ -73,13 +132,24 @@ def load_query_generator(
     params = t5.params_from_hf(tensors, config, place=place_on(shardings))
   else:
     params = load_params(step, shapes=param_shapes(module), sharding=shardings)
-  return QueryGenerator(
-    config=config,
-    module=module,
-    params=params,
-    tokenizer=tokenizer,
-    fingerprint=_fingerprint(config, params, tokenizer),
-  )
+  return config, params, tokenizer
+
+
+def _find_tokenizer(
+  folder: pathlib.Path, tokenizer_path: str | os.PathLike | None
+) -> Tokenizer:
+  """The folder's tokenizer, or the one given where the folder has none."""
+  if tokenizer_path is None:
+    return load_tokenizer(folder)
+  given = load_tokenizer_at(tokenizer_path)
+  if (folder / TOKENIZER_FILE).exists():
+    if load_tokenizer(folder).fingerprint != given.fingerprint:
+      raise InputError(
+        "the checkpoint has a tokenizer of its own, which is another one",
+        where=folder,
+        mend="leave TOKENIZER_PATH out",
+      )
+  return given
 
 
 def _fingerprint(
@@ -97,7 +167,7 @@ def _fingerprint(
 
 
 def _check_vocabulary(
-  tokenizer: Tokenizer, config: t5.T5Config, where: pathlib.Path
+  tokenizer: Tokenizer, config: t5.T5Config, where: object
 ) -> None:
   if tokenizer.vocab_size > config.vocab_size:
     raise InputError(

@@ -31,6 +31,15 @@ def step_folder(model_dir: str | os.PathLike, step: int) -> pathlib.Path:
   return pathlib.Path(model_dir) / f"checkpoint_{step}"
 
 
+def step_number(checkpoint_folder: str | os.PathLike) -> int:
+  """The step of a folder `checkpoint_<step>`.
+
+  >>> step_number("models/e5/checkpoint_1000")
+  1000
+  """
+  return int(pathlib.Path(checkpoint_folder).name.rpartition("_")[2])
+
+
 def list_steps(model_dir: str | os.PathLike) -> list[int]:
   """The steps of finished checkpoints with parameters, oldest first."""
   folder = pathlib.Path(model_dir)

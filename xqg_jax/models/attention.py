@@ -1,5 +1,7 @@
 """Dot-product attention, in the form that each platform likes best."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -17,7 +19,8 @@ def attend(
   """Attends where `mask` is true, with fp32 logits and softmax.
 
   Where a query may see nothing at all, as in padding, the result has no
-  meaning but is finite.
+  meaning but is finite. On CUDA, cuDNN does what it can (16-bit inputs, mostly)
+  and rounds `bias` to the dtype of the queries; XLA does the rest.
 
   Args:
     query: queries in the compute dtype.
@@ -33,11 +36,46 @@ def attend(
       query, key, value, bias=bias, mask=mask, scale=scale
     )
 
+  def by_cudnn(query: Array, key: Array, value: Array) -> Array:
+    rounded = None if bias is None else bias.astype(query.dtype)
+    return jax.nn.dot_product_attention(
+      query,
+      key,
+      value,
+      bias=rounded,
+      mask=mask,
+      scale=scale,
+      implementation="cudnn",
+    )
+
   def plain(query: Array, key: Array, value: Array) -> Array:
     shift = jnp.where(mask, 0.0 if bias is None else bias, -1e30)
     return _attend_on_cpu(query, key, value, shift, scale)
 
-  return jax.lax.platform_dependent(query, key, value, cpu=plain, default=fused)
+  on_cuda = by_cudnn if _is_accepted(by_cudnn, query, key, value) else fused
+  return jax.lax.platform_dependent(
+    query, key, value, cpu=plain, cuda=on_cuda, default=fused
+  )
+
+
+def _is_accepted(
+  attention: Callable[[Array, Array, Array], Array],
+  query: Array,
+  key: Array,
+  value: Array,
+) -> bool:
+  """Whether cuDNN is there and jax passes such inputs and a gradient to it.
+
+  jax has no other question for it: it depends on dtype, head size, lengths,
+  GPU and version. Tracing the gradient costs no computation.
+  """
+  try:
+    jax.eval_shape(
+      lambda *inputs: jax.vjp(attention, *inputs)[0], query, key, value
+    )
+  except (NotImplementedError, RuntimeError, ValueError):
+    return False
+  return True
 
 
 def _attend_on_cpu(

@@ -1,29 +1,69 @@
-"""A dual encoder: one transformer for queries and passages, and its pooling."""
+"""A dual encoder: transformers for queries and passages, pooled, projected.
+
+Both sides share one set of parameters, or have one each:
+
+  shared    {"encoder": ..., "projection": ...}
+  separate  {"query_encoder": side, "passage_encoder": side}, a side as above
+
+`encoder` holds the transformer's parameters. `projection` is there only when
+the configuration asks for it.
+"""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from flax.linen import partitioning
 from jaxtyping import Array, Float, Int
 
 from xqg_jax import files
 from xqg_jax.errors import InputError
-from xqg_jax.models.bert import BertConfig, BertEncoder
+from xqg_jax.models.encoders import (
+  EncoderConfig,
+  get_constants,
+  get_max_length,
+  get_vocabulary_name,
+  get_width,
+  make_encoder,
+)
 from xqg_jax.models.parameters import params_fingerprint
+from xqg_jax.models.pooling import normalize_embeddings, pool_segments
 from xqg_jax.records import Passage
 from xqg_jax.tokenizers import Tokenizer
 
-Pooling = Literal["cls", "mean"]
+Side = Literal["query", "passage"]
+SIDES = ("query", "passage")
 
-# The sizes that change vectors although parameters have equal shapes.
-_MODEL_FIELDS = (
-  "model_type",
-  "num_attention_heads",
-  "layer_norm_eps",
-  "pad_token_id",
-)
+_ACTIVATIONS = {"identity": lambda x: x, "tanh": jnp.tanh}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProjectionConfig:
+  """A dense layer after pooling, as sentence-transformers' `Dense`.
+
+  Attributes:
+    size: the length of an embedding.
+    use_bias: whether a bias is added.
+    activation: "identity" or "tanh".
+  """
+
+  size: int
+  use_bias: bool = True
+  activation: str = "identity"
+
+  def __post_init__(self):
+    if self.size < 1:
+      raise InputError(
+        f"the projection's size is {self.size}", mend="give it 1 or more"
+      )
+    if self.activation not in _ACTIVATIONS:
+      raise InputError(
+        f"the projection's activation is {self.activation!r}",
+        mend=f"choose {' or '.join(map(repr, _ACTIVATIONS))}",
+      )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +77,8 @@ class DualEncoderConfig:
     passage_prefix: put before every passage.
     query_length: tokens of a query, special tokens included; more are cut.
     passage_length: the same for a passage.
+    projection: the layer between pooling and normalisation; None: no layer.
+    share_encoders: whether queries and passages have the same parameters.
   """
 
   pooling: str
@@ -45,6 +87,8 @@ class DualEncoderConfig:
   passage_prefix: str = ""
   query_length: int = 32
   passage_length: int = 128
+  projection: ProjectionConfig | None = None
+  share_encoders: bool = True
 
   def __post_init__(self):
     if self.pooling not in ("cls", "mean"):
@@ -57,72 +101,137 @@ class DualEncoderConfig:
           f"{name} is {getattr(self, name)}", mend="give it 3 tokens or more"
         )
 
+  def to_side(self, side: Side | None) -> Side | None:
+    """The side whose parameters embed a text; None where both share them."""
+    return None if self.share_encoders else side
 
-def pool_segments(
-  hidden: Float[Array, "rows length dim"],
-  segment_ids: Int[Array, "rows length"],
-  positions: Int[Array, "rows length"],
-  *,
-  pooling: Pooling,
-  num_segments: int,
-) -> Float[Array, "rows num_segments dim"]:
-  """Pools every text of packed rows, in fp32.
+
+# ------------------------------------------------------------------- networks
+
+
+class Projection(nn.Module):
+  """A dense layer with an activation, in fp32."""
+
+  config: ProjectionConfig
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "*batch inputs"]
+  ) -> Float[Array, "*batch outputs"]:
+    """Maps `[..., inputs]` to `[..., size]`."""
+    config = self.config
+    kernel = partitioning.param_with_axes(
+      "kernel",
+      nn.initializers.lecun_normal(),
+      (x.shape[-1], config.size),
+      jnp.float32,
+      axes=("embed", "projection"),
+    )
+    y = jnp.matmul(x, kernel, precision=jax.lax.Precision.HIGHEST)
+    if config.use_bias:
+      y += partitioning.param_with_axes(
+        "bias",
+        nn.initializers.zeros,
+        (config.size,),
+        jnp.float32,
+        axes=("projection",),
+      )
+    return _ACTIVATIONS[config.activation](y)
+
+
+class TextEncoder(nn.Module):
+  """One side: a transformer, pooling, projection and normalisation."""
+
+  encoder: nn.Module
+  config: DualEncoderConfig
+
+  @nn.compact
+  def __call__(
+    self,
+    tokens: Int[Array, "rows length"],
+    segment_ids: Int[Array, "rows length"],
+    positions: Int[Array, "rows length"],
+    *,
+    num_segments: int = 1,
+    deterministic: bool = True,
+  ) -> Float[Array, "rows num_segments dim"]:
+    """Embeds the texts of packed rows in fp32; zeros where there is none."""
+    hidden = self.encoder(
+      tokens, segment_ids, positions, deterministic=deterministic
+    )
+    vectors = pool_segments(
+      hidden,
+      segment_ids,
+      positions,
+      pooling=self.config.pooling,
+      num_segments=num_segments,
+    )
+    if self.config.projection is not None:
+      projection = Projection(self.config.projection, name="projection")
+      # A bias would give absent texts a vector.
+      segments = jnp.arange(1, num_segments + 1)
+      # [rows, length] -> [rows, num_segments, 1]
+      is_text = jnp.any(
+        segment_ids[:, None] == segments[:, None], axis=-1, keepdims=True
+      )
+      vectors = jnp.where(is_text, projection(vectors), 0.0)
+    return normalize_embeddings(vectors) if self.config.normalize else vectors
+
+
+class SeparateEncoders(nn.Module):
+  """Two sides with parameters of their own, to make them and name their axes.
+
+  A text is embedded by one side's `TextEncoder`, not by this.
+  """
+
+  query_encoder: TextEncoder
+  passage_encoder: TextEncoder
+
+  def __call__(self, *rows: Int[Array, "rows length"]) -> tuple[Array, Array]:
+    """Embeds the same rows by both."""
+    return self.query_encoder(*rows), self.passage_encoder(*rows)
+
+
+def make_network(
+  encoder: nn.Module, config: DualEncoderConfig
+) -> TextEncoder | SeparateEncoders:
+  """The module that has a dual encoder's whole tree of parameters.
+
+  For `init_params`, `param_shapes` and `param_axes`.
 
   Args:
-    hidden: the encoder's last hidden state.
-    segment_ids: 1 to `num_segments`; 0 is padding.
-    positions: the place of a token in its text.
-    pooling: `cls` takes the token at position 0, `mean` averages all.
-    num_segments: texts per row; an absent text pools to zeros.
-
-  Returns:
-    The pooled vectors, segment 1 first.
-
-  >>> hidden = jnp.array([[[1.0], [3.0], [5.0], [9.0]]])
-  >>> segment_ids = jnp.array([[1, 1, 2, 0]])
-  >>> positions = jnp.array([[0, 1, 0, 0]])
-  >>> pool_segments(
-  ...   hidden, segment_ids, positions, pooling="mean", num_segments=3
-  ... ).tolist()
-  [[[2.0], [5.0], [0.0]]]
+    encoder: the transformer.
+    config: says whether there are one or two, and with which projection.
   """
-  segments = jnp.arange(1, num_segments + 1)
-  # [rows, length] -> [rows, num_segments, length]
-  taken = segment_ids[:, None, :] == segments[:, None]
-  if pooling == "cls":
-    taken &= (positions == 0)[:, None, :]
-  weights = taken.astype(jnp.float32)
-  # [rows, length, dim] -> [rows, num_segments, dim]
-  sums = jnp.einsum(
-    "rsl,rld->rsd",
-    weights,
-    hidden.astype(jnp.float32),
-    precision=jax.lax.Precision.HIGHEST,
+  if config.share_encoders:
+    return TextEncoder(encoder, config)
+  # Linen would share one instance's parameters.
+  return SeparateEncoders(
+    TextEncoder(encoder.clone(), config), TextEncoder(encoder.clone(), config)
   )
-  counts = jnp.sum(weights, axis=-1, keepdims=True)
-  return sums / jnp.maximum(counts, 1.0)
 
 
-def normalize_embeddings(
-  embeddings: Float[Array, "*batch dim"],
-) -> Float[Array, "*batch dim"]:
-  """Scales vectors to unit length; zeros stay zeros, with a zero gradient.
+def side_name(side: Side) -> str:
+  """The key of a side's parameters, and the name of its folder.
 
-  >>> normalize_embeddings(jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
-  [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+  >>> side_name("query")
+  'query_encoder'
   """
-  squares = jnp.sum(jnp.square(embeddings), axis=-1, keepdims=True)
-  return embeddings / jnp.sqrt(jnp.maximum(squares, 1e-24))
+  return f"{side}_encoder"
+
+
+# --------------------------------------------------------------- dual encoders
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DualEncoder:
   """A dual encoder ready for use: module, parameters, tokenizer, pooling.
 
-  `fingerprint` says which vectors it makes; stores and indices carry it.
+  `module` is the transformer of either side. `fingerprint` says which vectors
+  it makes; stores and indices carry it.
   """
 
-  module: BertEncoder
+  module: nn.Module
   params: Mapping[str, Any]
   config: DualEncoderConfig
   tokenizer: Tokenizer
@@ -131,7 +240,8 @@ class DualEncoder:
   @property
   def dim(self) -> int:
     """The length of an embedding."""
-    return self.module.config.hidden_size
+    projection = self.config.projection
+    return projection.size if projection else get_width(self.module.config)
 
   def format_query(self, query: str) -> str:
     """The text that is tokenised for a query."""
@@ -149,6 +259,7 @@ class DualEncoder:
     segment_ids: Int[Array, "rows length"],
     positions: Int[Array, "rows length"],
     *,
+    side: Side | None,
     num_segments: int,
     dropout_rng: Array | None = None,
   ) -> Float[Array, "rows num_segments dim"]:
@@ -159,33 +270,30 @@ class DualEncoder:
       tokens: token ids.
       segment_ids: 1 to `num_segments` for the texts of a row, 0 for padding.
       positions: the place of a token in its text, from 0.
+      side: what the texts are, questions and generated queries ("query") or
+        passages; None will do where both sides share their parameters.
       num_segments: texts per row.
       dropout_rng: a key turns dropout on.
 
     Returns:
       fp32 embeddings; zeros where a row has no such text.
     """
-    hidden = self.module.apply(
+    if not self.config.share_encoders:
+      params = params[side_name(side)]
+    return TextEncoder(self.module, self.config).apply(
       {"params": params},
       tokens,
       segment_ids,
       positions,
+      num_segments=num_segments,
       deterministic=dropout_rng is None,
       rngs=None if dropout_rng is None else {"dropout": dropout_rng},
     )
-    pooled = pool_segments(
-      hidden,
-      segment_ids,
-      positions,
-      pooling=self.config.pooling,
-      num_segments=num_segments,
-    )
-    return normalize_embeddings(pooled) if self.config.normalize else pooled
 
 
 def make_dual_encoder(
   *,
-  model_config: BertConfig,
+  model_config: EncoderConfig,
   params: Mapping[str, Any],
   config: DualEncoderConfig,
   tokenizer: Tokenizer,
@@ -194,27 +302,27 @@ def make_dual_encoder(
   """Joins the parts of a dual encoder and takes its fingerprint.
 
   Args:
-    model_config: the encoder's sizes.
-    params: its parameters.
-    config: pooling, prefixes and lengths.
+    model_config: the transformer's sizes.
+    params: the parameters, of both sides if they are separate.
+    config: pooling, projection, prefixes and lengths.
     tokenizer: its tokenizer.
     dtype: of matrix products; parameters stay as they are.
 
   Raises:
-    InputError: the tokenizer or the lengths exceed the model's tables.
+    InputError: the tokenizer or the lengths exceed the model's tables, or
+      float16 for T5.
   """
   _check_fit(model_config, config, tokenizer)
   identity = {
     "params": params_fingerprint(params),
     "tokenizer": tokenizer.fingerprint,
-    "model": {name: getattr(model_config, name) for name in _MODEL_FIELDS},
-    "pooling": config.pooling,
-    "normalize": config.normalize,
-    "query_prefix": config.query_prefix,
-    "passage_prefix": config.passage_prefix,
+    "model": get_constants(model_config),
+    **dataclasses.asdict(config),
   }
+  # They say how much of a text is read, not which encoder reads it.
+  del identity["query_length"], identity["passage_length"]
   return DualEncoder(
-    module=BertEncoder(model_config, dtype),
+    module=make_encoder(model_config, dtype),
     params=params,
     config=config,
     tokenizer=tokenizer,
@@ -223,18 +331,19 @@ def make_dual_encoder(
 
 
 def _check_fit(
-  model: BertConfig, config: DualEncoderConfig, tokenizer: Tokenizer
+  model: EncoderConfig, config: DualEncoderConfig, tokenizer: Tokenizer
 ) -> None:
   if tokenizer.vocab_size > model.vocab_size:
     raise InputError(
       f"the tokenizer has {tokenizer.vocab_size} tokens, but "
-      f"embeddings.word_embeddings has {model.vocab_size} rows",
+      f"{get_vocabulary_name(model)} has {model.vocab_size} rows",
       mend="take tokenizer and weights from one model",
     )
+  limit = get_max_length(model)
   for name in ("query_length", "passage_length"):
     length = getattr(config, name)
-    if length > model.max_length:
+    if limit is not None and length > limit:
       raise InputError(
-        f"{name} is {length}, but the model has {model.max_length} positions",
-        mend=f"set {name} to {model.max_length} or less",
+        f"{name} is {length}, but the model has {limit} positions",
+        mend=f"set {name} to {limit} or less",
       )

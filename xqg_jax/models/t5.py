@@ -34,7 +34,14 @@ from xqg_jax.models.t5_layers import (
   row_biases,
 )
 
-__all__ = ["MT5_SIZES", "T5", "T5Config", "params_from_hf", "params_to_hf"]
+__all__ = [
+  "MT5_SIZES",
+  "T5",
+  "T5Config",
+  "T5Encoder",
+  "params_from_hf",
+  "params_to_hf",
+]
 
 
 def _segment_mask(
@@ -99,6 +106,45 @@ class Encoder(nn.Module):
       x = layer(x, bias, mask, deterministic=deterministic)
     x = self.encoder_norm(x)
     return self.drop_outputs(x, deterministic=deterministic)
+
+
+class T5Encoder(nn.Module):
+  """The encoder alone, as a dual encoder stands on it.
+
+  Its parameters are those of `T5` without `decoder`, under the same names.
+  """
+
+  config: T5Config
+
+  def setup(self):
+    """Declares the parts under T5X's names."""
+    self.token_embedder = Embed(self.config)
+    self.encoder = Encoder(self.config)
+
+  def __call__(
+    self,
+    tokens: Int[Array, "b l"],
+    segment_ids: Int[Array, "b l"],
+    positions: Int[Array, "b l"],
+    *,
+    deterministic: bool = True,
+  ) -> Float[Array, "b l d"]:
+    """Encodes rows of one or several texts.
+
+    Args:
+      tokens: token ids.
+      segment_ids: the text that a token belongs to; 0 is padding.
+      positions: not needed, since distances within a row are those within
+        its texts.
+      deterministic: False applies dropout and needs the rng `dropout`.
+
+    Returns:
+      The last hidden state; without meaning at padding.
+    """
+    del positions
+    return self.encoder(
+      self.token_embedder(tokens), segment_ids, deterministic=deterministic
+    )
 
 
 class DecoderLayer(nn.Module):

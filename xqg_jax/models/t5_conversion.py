@@ -1,6 +1,6 @@
 """Renames tensors between Hugging Face's T5 layout and ours."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import flax.traverse_util
@@ -11,6 +11,7 @@ from xqg_jax.models.parameters import Place
 from xqg_jax.models.t5_config import T5Config
 
 HEAD = "lm_head.weight"
+STACKS = ("encoder", "decoder")
 # Copies of other tensors, or never used, that published files contain.
 REDUNDANT = (
   "encoder.embed_tokens.weight",
@@ -61,24 +62,27 @@ def _layer(stack: str, number: int) -> Iterator[tuple[str, str, str]]:
       yield from _attention(f"{hf}.{part}", f"{ours}/{name}")
 
 
-def _names(config: T5Config) -> Iterator[tuple[str, str, str]]:
+def _names(
+  config: T5Config, stacks: Sequence[str]
+) -> Iterator[tuple[str, str, str]]:
   """(Hugging Face's name, our path, kind) of every tensor."""
   yield "shared.weight", "token_embedder/embedding", "table"
-  for stack, layers in (
-    ("encoder", config.num_encoder_layers),
-    ("decoder", config.num_decoder_layers),
-  ):
+  num_layers = {
+    "encoder": config.num_encoder_layers,
+    "decoder": config.num_decoder_layers,
+  }
+  for stack in stacks:
     first = f"{stack}.block.0.layer.0.SelfAttention"
     yield (
       f"{first}.relative_attention_bias.weight",
       f"{stack}/relpos_bias/rel_embedding",
       "biases",
     )
-    for number in range(layers):
+    for number in range(num_layers[stack]):
       yield from _layer(stack, number)
     norm = f"{stack}/{stack}_norm/scale"
     yield f"{stack}.final_layer_norm.weight", norm, "norm"
-  if not config.logits_via_embedding:
+  if "decoder" in stacks and not config.logits_via_embedding:
     yield HEAD, "decoder/logits_dense/kernel", "logits"
 
 
@@ -101,6 +105,7 @@ def params_from_hf(
   tensors: Mapping[str, np.ndarray],
   config: T5Config,
   *,
+  stacks: Sequence[str] = STACKS,
   place: Place = lambda path, value: value,
 ) -> dict[str, Any]:
   """Parameters from the tensors of a Hugging Face T5 or mT5 checkpoint.
@@ -108,6 +113,7 @@ def params_from_hf(
   Args:
     tensors: by Hugging Face's names; each is read once.
     config: the network's shape.
+    stacks: the parts to take; tensors of the others are passed over.
     place: takes a parameter's path and values and returns what to keep, such
       as the array on its devices; called before the next tensor is read.
 
@@ -117,8 +123,10 @@ def params_from_hf(
   Raises:
     InputError: a tensor is missing, unexpected, or of another shape.
   """
-  names = list(_names(config))
-  _check_names({hf for hf, _, _ in names} - {HEAD}, tensors)
+  names = list(_names(config, stacks))
+  others = tuple(f"{stack}." for stack in STACKS if stack not in stacks)
+  taken = {name for name in tensors if not name.startswith(others)}
+  _check_names({hf for hf, _, _ in names} - {HEAD}, taken)
   shapes = _hf_shapes(config)
   params = {}
   for hf, ours, kind in names:
@@ -135,10 +143,10 @@ def params_from_hf(
   return flax.traverse_util.unflatten_dict(params, sep="/")
 
 
-def _check_names(expected: set[str], tensors: Mapping[str, np.ndarray]) -> None:
+def _check_names(expected: set[str], found: set[str]) -> None:
   for what, names in (
-    ("missing", expected - set(tensors)),
-    ("unexpected", set(tensors) - expected - {HEAD, *REDUNDANT}),
+    ("missing", expected - found),
+    ("unexpected", found - expected - {HEAD, *REDUNDANT}),
   ):
     if names:
       raise InputError(
@@ -149,12 +157,15 @@ def _check_names(expected: set[str], tensors: Mapping[str, np.ndarray]) -> None:
 
 
 def params_to_hf(
-  params: Mapping[str, Any], config: T5Config
+  params: Mapping[str, Any],
+  config: T5Config,
+  *,
+  stacks: Sequence[str] = STACKS,
 ) -> dict[str, np.ndarray]:
   """Tensors under Hugging Face's names and layout from our parameters."""
   flat = flax.traverse_util.flatten_dict(dict(params), sep="/")
   tensors = {}
-  for hf, ours, kind in _names(config):
+  for hf, ours, kind in _names(config, stacks):
     tensor = np.asarray(flat[ours])
     tensors[hf] = np.ascontiguousarray(tensor if kind == "table" else tensor.T)
   return tensors

@@ -1,0 +1,121 @@
+"""Folders of checkpoints on disk or in a bucket, read by TensorStore.
+
+TensorStore reads `gs://` and `s3://` by itself, so buckets need no further
+package.
+"""
+
+import dataclasses
+import os
+import pathlib
+import re
+from typing import Any
+
+import tensorstore as ts
+
+from xqg_jax.errors import InputError
+
+# One for all reads: arrays opened with it share connections and limits.
+CONTEXT = ts.Context({"file_io_concurrency": {"limit": 64}})
+
+_BUCKETS = {"gs": "gcs", "s3": "s3"}
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+
+
+def is_url(path: str | os.PathLike) -> bool:
+  """Whether a path says by which protocol it is reached.
+
+  >>> is_url("gs://t5-data/pretrained_models"), is_url("/data/mt5")
+  (True, False)
+  """
+  return _URL.fullmatch(os.fspath(path)) is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Location:
+  """A file or folder, by its absolute path or its URL."""
+
+  path: str
+
+  @classmethod
+  def of(cls, path: "str | os.PathLike | Location") -> "Location":
+    """Takes a path as users write it: relative, absolute, or a URL."""
+    if isinstance(path, Location):
+      return path
+    text = os.fspath(path)
+    if text.startswith("file://"):
+      text = text.removeprefix("file://")
+    is_here = not is_url(text)
+    return cls(
+      str(pathlib.Path(text).absolute()) if is_here else text.rstrip("/")
+    )
+
+  def __str__(self) -> str:
+    return self.path
+
+  def __truediv__(self, name: str) -> "Location":
+    return Location(f"{self.path}/{name}")
+
+  @property
+  def name(self) -> str:
+    """The last part of the path."""
+    return self.path.rpartition("/")[2]
+
+  @property
+  def parent(self) -> "Location":
+    """The folder around it."""
+    return Location(self.path.rpartition("/")[0])
+
+  def kvstore(self) -> dict[str, Any]:
+    """TensorStore's specification of this folder.
+
+    >>> Location.of("gs://models/mt5/checkpoint_5").kvstore()
+    {'driver': 'gcs', 'bucket': 'models', 'path': 'mt5/checkpoint_5/'}
+    """
+    match = _URL.fullmatch(self.path)
+    if match is None:
+      return {"driver": "file", "path": f"{self.path}/"}
+    scheme, rest = match.groups()
+    if scheme not in _BUCKETS:
+      return {"driver": scheme, "path": f"{rest}/"}
+    bucket, _, path = rest.partition("/")
+    return {
+      "driver": _BUCKETS[scheme],
+      "bucket": bucket,
+      "path": f"{path}/" if path else "",
+    }
+
+  def _open(self) -> ts.KvStore:
+    try:
+      return ts.KvStore.open(self.kvstore(), context=CONTEXT).result()
+    except ValueError as error:
+      raise InputError(
+        f"cannot be reached ({str(error).splitlines()[0]})",
+        where=self,
+        mend="check the path and your credentials",
+      ) from None
+
+  def read_bytes(self) -> bytes | None:
+    """The content of a file, or None where there is none.
+
+    Raises:
+      InputError: there is something that cannot be read.
+    """
+    if not is_url(self.path) and not pathlib.Path(self.path).is_file():
+      return None
+    try:
+      found = self.parent._open().read(self.name).result()
+    except (ValueError, OSError) as error:
+      raise InputError(
+        f"cannot be read ({str(error).splitlines()[0]})",
+        where=self,
+        mend="check the path and your credentials",
+      ) from None
+    return found.value if found.state == "value" else None
+
+  def list_names(self) -> list[str]:
+    """Names of the files and folders in a folder; none if there is none."""
+    if not is_url(self.path):
+      folder = pathlib.Path(self.path)
+      return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    keys = self._open().list().result()
+    return sorted({key.decode().partition("/")[0] for key in keys})

@@ -1,0 +1,66 @@
+"""From the hidden states of packed rows to one vector a text."""
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+Pooling = Literal["cls", "mean"]
+
+
+def pool_segments(
+  hidden: Float[Array, "rows length dim"],
+  segment_ids: Int[Array, "rows length"],
+  positions: Int[Array, "rows length"],
+  *,
+  pooling: Pooling,
+  num_segments: int,
+) -> Float[Array, "rows num_segments dim"]:
+  """Pools every text of packed rows, in fp32.
+
+  Args:
+    hidden: the encoder's last hidden state.
+    segment_ids: 1 to `num_segments`; 0 is padding.
+    positions: the place of a token in its text.
+    pooling: `cls` takes the token at position 0, `mean` averages all.
+    num_segments: texts per row; an absent text pools to zeros.
+
+  Returns:
+    The pooled vectors, segment 1 first.
+
+  >>> hidden = jnp.array([[[1.0], [3.0], [5.0], [9.0]]])
+  >>> segment_ids = jnp.array([[1, 1, 2, 0]])
+  >>> positions = jnp.array([[0, 1, 0, 0]])
+  >>> pool_segments(
+  ...   hidden, segment_ids, positions, pooling="mean", num_segments=3
+  ... ).tolist()
+  [[[2.0], [5.0], [0.0]]]
+  """
+  segments = jnp.arange(1, num_segments + 1)
+  # [rows, length] -> [rows, num_segments, length]
+  taken = segment_ids[:, None, :] == segments[:, None]
+  if pooling == "cls":
+    taken &= (positions == 0)[:, None, :]
+  weights = taken.astype(jnp.float32)
+  # [rows, length, dim] -> [rows, num_segments, dim]
+  sums = jnp.einsum(
+    "rsl,rld->rsd",
+    weights,
+    hidden.astype(jnp.float32),
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  counts = jnp.sum(weights, axis=-1, keepdims=True)
+  return sums / jnp.maximum(counts, 1.0)
+
+
+def normalize_embeddings(
+  embeddings: Float[Array, "*batch dim"],
+) -> Float[Array, "*batch dim"]:
+  """Scales vectors to unit length; zeros stay zeros, with a zero gradient.
+
+  >>> normalize_embeddings(jnp.array([[3.0, 4.0], [0.0, 0.0]])).tolist()
+  [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+  """
+  squares = jnp.sum(jnp.square(embeddings), axis=-1, keepdims=True)
+  return embeddings / jnp.sqrt(jnp.maximum(squares, 1e-24))

@@ -1,0 +1,152 @@
+"""The query generator as the training loop sees it."""
+
+import dataclasses
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from xqg_jax.checkpoints import load_query_generator, save_model_files
+from xqg_jax.losses import chunked_cross_entropy
+from xqg_jax.models.parameters import init_params, param_axes
+from xqg_jax.models.t5 import T5, T5Config
+from xqg_jax.tokenizers import Tokenizer
+from xqg_jax.trainable import (
+  Batch,
+  Lengths,
+  Metrics,
+  Params,
+  Path,
+  check_lengths,
+  check_vocabulary_size,
+  complete_config,
+  complete_tokenizer,
+  register_tasks_of,
+)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class QueryGeneratorModel:
+  """An mT5 that learns to write the question to a prompt.
+
+  Attributes:
+    config: shape of the network; None takes the initial checkpoint's.
+    tokenizer: the tokenizer, or its folder; None takes the checkpoint's.
+    dropout_rate: of this training.
+    dtype: "float32" or "bfloat16", of matrix products.
+    loss_chunk_length: target positions whose logits exist at once; None
+      chooses by their number (`losses.chunked_cross_entropy`).
+  """
+
+  config: T5Config | None = None
+  tokenizer: Tokenizer | Path | None = None
+  dropout_rate: float = 0.1
+  dtype: str = "float32"
+  loss_chunk_length: int | None = None
+
+  task_kind = "generation"
+  num_draws = 1
+
+  def complete(
+    self, checkpoint_path: Path | None
+  ) -> tuple["QueryGeneratorModel", Params | None]:
+    """See `TrainableModel`."""
+    given = self.tokenizer
+    found = None
+    if checkpoint_path:
+      # T5X's checkpoints have none: a path says where theirs is.
+      is_path = not isinstance(given, Tokenizer | None)
+      found = load_query_generator(
+        checkpoint_path, tokenizer_path=given if is_path else None
+      )
+      given = None if is_path else given
+    config = complete_config(
+      self.config, found and found.config, ("dropout_rate", "dtype")
+    )
+    config = dataclasses.replace(
+      config, dropout_rate=self.dropout_rate, dtype=self.dtype
+    )
+    tokenizer = complete_tokenizer(given, found and found.tokenizer)
+    check_vocabulary_size(tokenizer, config.vocab_size)
+    model = dataclasses.replace(self, config=config, tokenizer=tokenizer)
+    return model, found and found.params
+
+  @functools.cached_property
+  def module(self) -> T5:
+    """The network."""
+    return T5(self.config)
+
+  def init(self, rng: Array) -> Params:
+    """See `TrainableModel`."""
+    return init_params(self.module, rng)
+
+  def param_axes(self) -> Any:
+    """See `TrainableModel`."""
+    return param_axes(self.module)
+
+  def loss(
+    self, params: Params, batch: Batch, rng: Array
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """Mean cross-entropy of a target token, in nats; `accuracy` of tokens."""
+    hidden = self.module.apply(
+      {"params": params},
+      batch["encoder_input_tokens"],
+      batch["decoder_input_tokens"],
+      batch["decoder_target_tokens"],
+      deterministic=False,
+      rngs={"dropout": rng},
+      method=T5.decode_hidden,
+    )
+    sums = chunked_cross_entropy(
+      hidden,
+      self._output_kernel(params).astype(hidden.dtype),
+      batch["decoder_target_tokens"],
+      batch["decoder_loss_weights"].astype(jnp.float32),
+      chunk_length=self.loss_chunk_length,
+    )
+    weight = jnp.maximum(sums.weight, 1.0)
+    return sums.loss / weight, {"accuracy": sums.correct / weight}
+
+  def _output_kernel(self, params: Params) -> Float[Array, "embed vocab"]:
+    if not self.config.logits_via_embedding:
+      return params["decoder"]["logits_dense"]["kernel"]
+    table = params["token_embedder"]["embedding"]
+    return table.T / jnp.sqrt(self.config.emb_dim)
+
+  def get_feature_lengths(self, lengths: Mapping[str, int] | None) -> Lengths:
+    """The lengths given, else 256 for `inputs` and 32 for `targets`."""
+    return check_lengths(lengths, {"inputs": 256, "targets": 32})
+
+  def register_tasks(
+    self, mixture_or_task_name: str, data_dir: Path | None
+  ) -> None:
+    """See `TrainableModel`."""
+    register_tasks_of(
+      self,
+      mixture_or_task_name,
+      data_dir,
+      generator_tokenizer=self.tokenizer,
+    )
+
+  def make_feature_converter(self) -> Any:
+    """See `TrainableModel`."""
+    import seqio  # pulls in TensorFlow
+
+    return seqio.EncDecFeatureConverter(pack=False)
+
+  def save_files(self, model_dir: Path) -> None:
+    """See `TrainableModel`."""
+    save_model_files(
+      model_dir, model_config_hf=self.config.to_hf(), tokenizer=self.tokenizer
+    )
+
+  def describe(self) -> dict[str, Any]:
+    """See `TrainableModel`."""
+    return {
+      "kind": self.task_kind,
+      "config": dataclasses.asdict(self.config),
+      "tokenizer": self.tokenizer.fingerprint,
+      "loss_chunk_length": self.loss_chunk_length,
+    }
