@@ -20,13 +20,14 @@ from xqg_jax.checkpoints import (
   load_query_generator,
   step_folder,
 )
+from xqg_jax.dual_encoder_model import DualEncoderModel
 from xqg_jax.errors import InputError
 from xqg_jax.models.bert import BertConfig
 from xqg_jax.models.dual_encoder import DualEncoderConfig
 from xqg_jax.models.t5 import T5Config
 from xqg_jax.optimizers import make_optimizer, weight_decay_mask
+from xqg_jax.query_generator_model import QueryGeneratorModel
 from xqg_jax.sharding import make_mesh, shard_batch
-from xqg_jax.trainable import DualEncoderModel, QueryGeneratorModel
 from xqg_jax.training import train
 from xqg_jax.training_state import Trainer
 
@@ -362,6 +363,19 @@ def test_importing_the_stage_imports_no_tensorflow():
     "assert not {'tensorflow', 'seqio', 'gin', 't5x'} & set(sys.modules)"
   )
   subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+  ("optimizer", "expected"),
+  # The first step is the sign of the gradient; the parameter's size is 5.
+  [("adafactor", [-0.5, 0.5]), ("adafactor_absolute", [-0.1, 0.1])],
+)
+def test_adafactor_by_hand(optimizer, expected):
+  params = {"kernel": jnp.array([7.0, 1.0])}
+  update = make_optimizer(optimizer=optimizer, learning_rate=0.1)
+  gradient = {"kernel": jnp.array([3.0, -0.2])}
+  updates, _ = update.update(gradient, update.init(params), params)
+  np.testing.assert_allclose(updates["kernel"], expected, rtol=1e-5)
 
 
 def test_weight_decay_leaves_biases_and_norms():

@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules, by name."""
 
+import functools
 from typing import Any
 
 import jax
@@ -59,9 +60,10 @@ def make_optimizer(
   """Makes the optimizer.
 
   Args:
-    optimizer: `adamw` (Loshchilov and Hutter 2019) or `adafactor` (Shazeer
-      and Stern 2018, with updates scaled by the size of the parameter, as
-      T5 was trained).
+    optimizer: `adamw` (Loshchilov and Hutter 2019), `adafactor` (Shazeer and
+      Stern 2018, with updates scaled by the size of the parameter, as T5 was
+      trained), or `adafactor_absolute`, the same without that scaling, which
+      takes learning rates made for AdamW.
     learning_rate: a number or a schedule.
     weight_decay: AdamW's decoupled decay, times the learning rate;
       Adafactor's is per step. Biases and norm scales do not decay.
@@ -70,7 +72,11 @@ def make_optimizer(
   Raises:
     InputError: an unknown name.
   """
-  makers = {"adamw": _make_adamw, "adafactor": _make_adafactor}
+  makers = {
+    "adamw": _make_adamw,
+    "adafactor": functools.partial(_make_adafactor, is_relative=True),
+    "adafactor_absolute": functools.partial(_make_adafactor, is_relative=False),
+  }
   _check_name(optimizer, makers, "optimizer")
   update = makers[optimizer](learning_rate, weight_decay)
   if gradient_clip is None:
@@ -87,10 +93,14 @@ def _make_adamw(
 
 
 def _make_adafactor(
-  learning_rate: optax.ScalarOrSchedule, weight_decay: float
+  learning_rate: optax.ScalarOrSchedule,
+  weight_decay: float,
+  *,
+  is_relative: bool,
 ) -> optax.GradientTransformation:
   return optax.adafactor(
     learning_rate,
+    multiply_by_parameter_scale=is_relative,
     weight_decay_rate=weight_decay or None,
     weight_decay_mask=weight_decay_mask,
   )

@@ -10,20 +10,20 @@ import jax
 import numpy as np
 
 from xqg_jax.checkpoints import step_folder
+from xqg_jax.checkpoints.t5x_layouts import T5xCheckpoint
+from xqg_jax.dual_encoder_model import DualEncoderModel
 from xqg_jax.errors import InputError
 from xqg_jax.files import claim_output_dir, write_json
 from xqg_jax.optimizers import make_optimizer, make_schedule
+from xqg_jax.query_generator_model import QueryGeneratorModel
 from xqg_jax.sharding import make_mesh, shard_batch
-from xqg_jax.trainable import (
-  DualEncoderModel,
-  Lengths,
-  QueryGeneratorModel,
-  TrainableModel,
-)
+from xqg_jax.trainable import Lengths, TrainableModel
 from xqg_jax.training_metrics import MetricsLog
 from xqg_jax.training_state import (
   Trainer,
   TrainState,
+  adopt_t5x_state,
+  open_t5x_start,
   restore_state,
   save_state,
 )
@@ -45,6 +45,7 @@ def train(
   task_feature_lengths: Mapping[str, int] | None = None,
   data_dir: str | os.PathLike | None = None,
   initial_checkpoint_path: str | os.PathLike | None = None,
+  restore_optimizer: bool = False,
   optimizer: str = "adamw",
   learning_rate: float = 1e-4,
   schedule: str = "constant",
@@ -71,10 +72,14 @@ def train(
       or `query` and `passage`; by default the model's own.
     data_dir: a folder with `train_pairs.jsonl`; its tasks
       `<name>_generation`, `<name>_generation_<language>` and
-      `<name>_dual_encoder` are registered for any `<name>`.
+      `<name>_dual_encoder` are registered for any `<name>`. For a shipped task
+      (`xqg_generation`, `xdr_xor_tydi`, `xdr_nq`, ...) the folder that
+      `prepare` wrote; None: where TFDS usually keeps its data.
     initial_checkpoint_path: where to begin; None begins from random
       parameters.
-    optimizer: `adamw` or `adafactor`.
+    restore_optimizer: goes on where T5X stopped: takes the step and Adafactor's
+      statistics of `initial_checkpoint_path` besides its parameters.
+    optimizer: `adamw`, `adafactor` or `adafactor_absolute`.
     learning_rate: its peak.
     schedule: `constant`, `linear` or `cosine`, after the warm-up.
     warmup_steps: steps in which the learning rate rises from 0.
@@ -96,11 +101,12 @@ def train(
   """
   arguments = dict(locals())
   _check_packages()
+  if restore_optimizer:
+    _open_start(arguments)
   model, params = model.complete(initial_checkpoint_path)
   lengths = model.get_feature_lengths(task_feature_lengths)
   trainer = _make_trainer(model, arguments)
-  if data_dir is not None:
-    model.register_tasks(mixture_or_task_name, data_dir)
+  model.register_tasks(mixture_or_task_name, data_dir)
   folder = claim_output_dir(
     model_dir,
     stage="train",
@@ -124,7 +130,12 @@ def _go_on(
   arguments: Mapping[str, Any],
 ) -> None:
   """Trains from the newest checkpoint, or from `params`, to the end."""
-  state = restore_state(folder, trainer) or trainer.init_state(params)
+  state = restore_state(folder, trainer)
+  if state is None and arguments["restore_optimizer"]:
+    start = _open_start(arguments)
+    state = adopt_t5x_state(*start, trainer, params)
+  elif state is None:
+    state = trainer.init_state(params)
   start_step, train_steps = int(state.step), arguments["train_steps"]
   batches = _make_batches(
     trainer.model,
@@ -156,6 +167,14 @@ def _go_on(
       "checkpoint": step_folder(folder, train_steps).name,
       "last_metrics": log.last_row,
     },
+  )
+
+
+def _open_start(arguments: Mapping[str, Any]) -> tuple[T5xCheckpoint, int]:
+  return open_t5x_start(
+    arguments["initial_checkpoint_path"],
+    train_steps=arguments["train_steps"],
+    optimizer=arguments["optimizer"],
   )
 
 

@@ -9,6 +9,7 @@ TensorFlow's pipeline, which a resumed run fast-forwards.
 import dataclasses
 import functools
 import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,7 +21,7 @@ from jaxtyping import Int
 from xqg_jax.errors import InputError
 from xqg_jax.preprocessors import MAX_CACHED_EXAMPLES
 from xqg_jax.tokenizers import Tokenizer
-from xqg_jax.vocabularies import HuggingFaceVocabulary
+from xqg_jax.vocabularies import is_vocabulary_of
 
 Arrays = dict[str, Int[np.ndarray, "..."]]
 Lengths = Mapping[str, int | tuple[int, int]]
@@ -58,6 +59,7 @@ def make_batches(
   # TensorFlow only reads data: the accelerator belongs to jax.
   tf.config.set_visible_devices([], "GPU")
   provider = get_mixture_or_task(mixture_or_task_name)
+  report_cut_prompts(mixture_or_task_name, task_feature_lengths)
   read = functools.partial(
     _read, task_feature_lengths, feature_converter, seed=seed
   )
@@ -86,7 +88,7 @@ def _count_examples(tasks: Sequence[seqio.Task]) -> float:
 
 
 def get_mixture_or_task(name: str) -> seqio.Task | seqio.Mixture:
-  """Looks a registered task or mixture up.
+  """Looks a registered task or mixture up, the shipped ones among them.
 
   Raises:
     InputError: no such task.
@@ -111,12 +113,53 @@ def check_vocabulary(mixture_or_task_name: str, tokenizer: Tokenizer) -> None:
   """
   provider = get_mixture_or_task(mixture_or_task_name)
   for feature in provider.output_features.values():
-    if feature.vocabulary != HuggingFaceVocabulary(tokenizer):
+    if not is_vocabulary_of(feature.vocabulary, tokenizer):
       raise InputError(
         f"the task {mixture_or_task_name!r} has another tokenizer than the "
         "model",
         mend="register the task with the tokenizer of the model",
       )
+
+
+def report_cut_prompts(
+  mixture_or_task_name: str,
+  task_feature_lengths: Lengths | None,
+  *,
+  split: str = "train",
+  max_examples: int = MAX_CACHED_EXAMPLES,
+) -> tuple[int, int]:
+  """Counts the prompts that are too long, and says so in one line if any are.
+
+  Args:
+    mixture_or_task_name: tasks without prompts, or without the split, have
+      nothing to report.
+    task_feature_lengths: with the limit, as `inputs`.
+    split: whose prompts are counted.
+    max_examples: the most prompts looked at in each task.
+
+  Returns:
+    Prompts that are cut, and prompts looked at.
+  """
+  provider = get_mixture_or_task(mixture_or_task_name)
+  if task_feature_lengths is None or "inputs" not in provider.output_features:
+    return 0, 0
+  flags: list[int] = []
+  for task in seqio.get_subtasks(provider):
+    if split in task.splits:
+      dataset = task.get_dataset(
+        task_feature_lengths, split=split, shuffle=False, num_epochs=1, seed=0
+      )
+      if "is_cut" in dataset.element_spec:
+        cut = dataset.take(max_examples).map(lambda example: example["is_cut"])
+        flags.extend(cut.as_numpy_iterator())
+  if any(flags):
+    print(
+      f"{mixture_or_task_name}: {sum(flags):,} of {len(flags):,} prompts have "
+      f"more than {task_feature_lengths['inputs']} tokens and lose the end of "
+      "their passage",
+      file=sys.stderr,
+    )
+  return int(sum(flags)), len(flags)
 
 
 def _read(

@@ -23,14 +23,16 @@ from jaxtyping import Array, Float, Int
 
 from xqg_jax.checkpoints import list_steps, step_folder
 from xqg_jax.checkpoints.steps import PARAMS_ITEM
+from xqg_jax.checkpoints.t5x import open_t5x, read_t5x_step
+from xqg_jax.checkpoints.t5x_adafactor import STATE_ITEM, restore_opt_state
+from xqg_jax.checkpoints.t5x_layouts import T5xCheckpoint
+from xqg_jax.errors import InputError
 from xqg_jax.files import atomic_path
 from xqg_jax.sharding import (
   params_shardings,
   replicated,
 )
 from xqg_jax.trainable import Batch, TrainableModel
-
-STATE_ITEM = "state"
 
 
 class TrainState(NamedTuple):
@@ -142,6 +144,71 @@ def _opt_state_shardings(
     return everywhere
 
   return jax.tree.map_with_path(find, shapes.opt_state)
+
+
+def open_t5x_start(
+  checkpoint_path: str | os.PathLike | None,
+  *,
+  train_steps: int,
+  optimizer: str = "adafactor",
+) -> tuple[T5xCheckpoint, int]:
+  """The checkpoint and step from which a run goes on that T5X began.
+
+  Raises:
+    InputError: no T5X checkpoint, one at or beyond `train_steps`, or another
+      optimizer than Adafactor.
+  """
+  if not optimizer.startswith("adafactor"):
+    raise InputError(
+      f"RESTORE_OPTIMIZER takes Adafactor's statistics, OPTIMIZER is "
+      f"{optimizer}",
+      mend='set OPTIMIZER to "adafactor", or leave RESTORE_OPTIMIZER out',
+    )
+  checkpoint = None if checkpoint_path is None else open_t5x(checkpoint_path)
+  if checkpoint is None:
+    raise InputError(
+      "RESTORE_OPTIMIZER needs a T5X checkpoint",
+      where=checkpoint_path,
+      mend="give one as INITIAL_CHECKPOINT_PATH; our own runs go on by "
+      "themselves",
+    )
+  step = read_t5x_step(checkpoint)
+  if step >= train_steps:
+    raise InputError(
+      f"the checkpoint has {step} steps behind it, TRAIN_STEPS is "
+      f"{train_steps}",
+      where=checkpoint.where,
+      mend="raise TRAIN_STEPS: it counts the steps of the whole run",
+    )
+  return checkpoint, step
+
+
+def adopt_t5x_state(
+  checkpoint: T5xCheckpoint, step: int, trainer: Trainer, params: Any
+) -> TrainState:
+  """The state in which T5X left a run, with Adafactor's statistics.
+
+  Args:
+    checkpoint: T5X's.
+    step: its step.
+    trainer: whose optimizer is Adafactor, too.
+    params: the checkpoint's parameters.
+
+  Raises:
+    InputError: one of the two optimizers is another one.
+  """
+  opt_state = restore_opt_state(
+    checkpoint.open("state/param_states/"),
+    shapes=trainer.shapes.opt_state,
+    shardings=trainer.shardings.opt_state,
+    step=step,
+    where=checkpoint.where,
+  )
+  return TrainState(
+    step=jax.device_put(jnp.int32(step), trainer.shardings.step),
+    params=jax.device_put(params, trainer.shardings.params),
+    opt_state=opt_state,
+  )
 
 
 # ---------------------------------------------------------------- checkpoints
