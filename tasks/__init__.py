@@ -1,6 +1,8 @@
 """SeqIO tasks and mixtures; importing this registers the shipped ones.
 
-Registration only: the logic is in `xqg_jax.preprocessors`.
+Registration only: the logic is in `xqg_jax.preprocessors` and
+`xqg_jax.dual_encoder_preprocessors`. Nothing is read or
+downloaded before a task is used.
 """
 
 if __name__ == "tasks":
@@ -10,11 +12,35 @@ if __name__ == "tasks":
   )
 
 from xqg_jax.tasks.dual_encoder import register_dual_encoder_task
-from xqg_jax.tasks.generation import register_generation_tasks
-from xqg_jax.tasks.local import register_local_tasks
+from xqg_jax.tasks.generation import (
+  register_generation_tasks,
+  register_inference_task,
+)
+from xqg_jax.tasks.local import (
+  local_dual_encoder,
+  local_generation,
+  local_inference,
+  register_local_tasks,
+)
+from xqg_jax.tasks.xor_tydi import (
+  register_tasks_of,
+  register_xor_tydi_tasks,
+  xor_tydi_dual_encoder,
+  xor_tydi_generation,
+)
 
 __all__ = [
+  "local_dual_encoder",
+  "local_generation",
+  "local_inference",
   "register_dual_encoder_task",
   "register_generation_tasks",
+  "register_inference_task",
   "register_local_tasks",
+  "register_tasks_of",
+  "register_xor_tydi_tasks",
+  "xor_tydi_dual_encoder",
+  "xor_tydi_generation",
 ]
+
+register_xor_tydi_tasks()

@@ -2,7 +2,9 @@
 
 import seqio
 
-from xqg_jax import preprocessors
+from xqg_jax.dual_encoder_preprocessors import (
+  make_dual_encoder_preprocessors,
+)
 from xqg_jax.models.dual_encoder import DualEncoderConfig
 
 SHUFFLE_BUFFER_SIZE = 10_000
@@ -28,7 +30,7 @@ def register_dual_encoder_task(
   seqio.TaskRegistry.add(
     name,
     source=source,
-    preprocessors=preprocessors.make_dual_encoder_preprocessors(config),
+    preprocessors=make_dual_encoder_preprocessors(config),
     output_features={
       key: seqio.Feature(vocabulary, add_eos=False, rank=rank)
       for key, rank in features.items()

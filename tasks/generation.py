@@ -1,11 +1,15 @@
-"""Registers query generation: a task for each language and their mixture."""
+"""Registers query generation: a task for each language and their mixtures."""
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 
 import seqio
 
-from xqg_jax import preprocessors
+from xqg_jax import preprocessors, task_metrics
+from xqg_jax.data_sources import PassagesSource
+from xqg_jax.errors import InputError
+from xqg_jax.languages import get_languages
 
 # An inputs/targets pair is small, and a mixture fills a buffer a language.
 SHUFFLE_BUFFER_SIZE = 2_000
@@ -26,30 +30,98 @@ def register_generation_tasks(
   make_source: Callable[[str], seqio.DataSource],
   languages: Sequence[str],
   vocabulary: seqio.Vocabulary,
-  rate: str = "proportional",
 ) -> None:
-  """Registers tasks `<name>_<language>` and the mixture `<name>`.
+  """Registers tasks `<name>_<language>` and their mixtures.
+
+  `<name>` draws languages in proportion to their sizes, `<name>_equal` all
+  alike, `<name>_temperature` by the square roots of their sizes.
 
   Args:
     name: such as `xqg_generation`; earlier tasks of the name are replaced.
     make_source: makes the source of training pairs of a language.
     languages: their ISO 639-1 codes.
     vocabulary: of prompts and questions.
-    rate: how often a language is drawn: a key of `RATES`.
+
+  Raises:
+    InputError: an unknown language.
   """
-  for language in languages:
-    seqio.TaskRegistry.remove(f"{name}_{language}")
-    seqio.TaskRegistry.add(
-      f"{name}_{language}",
-      source=make_source(language),
-      preprocessors=preprocessors.GENERATION_PREPROCESSORS,
-      output_features={
-        key: seqio.Feature(vocabulary, add_eos=True)
-        for key in ("inputs", "targets")
-      },
-      shuffle_buffer_size=SHUFFLE_BUFFER_SIZE,
+  codes = [language.code for language in get_languages(languages)]
+  for code in codes:
+    _add_task(
+      f"{name}_{code}",
+      make_source(code),
+      preprocessors.GENERATION_PREPROCESSORS,
+      vocabulary,
     )
-  seqio.MixtureRegistry.remove(name)
-  seqio.MixtureRegistry.add(
-    name, [(f"{name}_{language}", RATES[rate]) for language in languages]
+  for rate_name, rate in RATES.items():
+    mixture = get_mixture_name(name, rate_name)
+    seqio.MixtureRegistry.remove(mixture)
+    seqio.MixtureRegistry.add(
+      mixture, [(f"{name}_{code}", rate) for code in codes]
+    )
+
+
+def register_inference_task(
+  *,
+  name: str,
+  passages: str | os.PathLike,
+  languages: Sequence[str],
+  vocabulary: seqio.Vocabulary,
+) -> None:
+  """Registers a task that asks for questions to the passages of a file.
+
+  Its one split, `test`, has a prompt for each passage in each language, all
+  languages of a passage one after another.
+
+  Args:
+    name: such as `local_inference`; an earlier task of the name is replaced.
+    passages: TSV or JSONL file.
+    languages: to ask for, by ISO 639-1 codes.
+    vocabulary: of prompts and questions.
+
+  Raises:
+    InputError: an unknown language, or none.
+  """
+  codes = [language.code for language in get_languages(languages)]
+  if not codes:
+    raise InputError("no languages are given", mend="name at least one")
+  _add_task(
+    name,
+    PassagesSource(passages),
+    preprocessors.make_inference_preprocessors(codes),
+    vocabulary,
+  )
+
+
+def get_mixture_name(name: str, rate: str) -> str:
+  """The mixture of `name` by a rate of `RATES`.
+
+  Raises:
+    InputError: no such rate.
+  """
+  if rate not in RATES:
+    raise InputError(
+      f"unknown mixing rate {rate!r}", mend="use one of " + ", ".join(RATES)
+    )
+  return name if rate == "proportional" else f"{name}_{rate}"
+
+
+def _add_task(
+  name: str,
+  source: seqio.DataSource,
+  steps: Sequence[Callable],
+  vocabulary: seqio.Vocabulary,
+) -> None:
+  seqio.TaskRegistry.remove(name)
+  seqio.TaskRegistry.add(
+    name,
+    source=source,
+    preprocessors=steps,
+    output_features={
+      key: seqio.Feature(vocabulary, add_eos=True)
+      for key in ("inputs", "targets")
+    },
+    postprocess_fn=task_metrics.postprocess,
+    metric_fns=list(task_metrics.METRICS),
+    shuffle_buffer_size=SHUFFLE_BUFFER_SIZE,
   )

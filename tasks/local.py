@@ -1,69 +1,112 @@
-"""Registers the tasks of a collection that lies in a local folder."""
+"""Registers the tasks of a collection that lies in a local folder.
+
+The functions named like tasks register and return a name, so that a gin file
+can say `MIXTURE_OR_TASK_NAME = @tasks.local_generation()`.
+"""
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from xqg_jax.tasks.dual_encoder import register_dual_encoder_task
-from xqg_jax.tasks.generation import register_generation_tasks
+from xqg_jax.tasks.generation import (
+  get_mixture_name,
+  register_generation_tasks,
+  register_inference_task,
+)
 
-from xqg_jax.data_sources import TrainingPairsSource, count_pairs
+from xqg_jax.data_sources import (
+  QRELS_FILE,
+  QUESTIONS_FILE,
+  TrainingPairsSource,
+  count_pairs,
+)
 from xqg_jax.errors import InputError
-from xqg_jax.languages import get_language
+from xqg_jax.languages import XOR_TYDI_LANGUAGES, get_language
 from xqg_jax.models.dual_encoder import DualEncoderConfig
 from xqg_jax.tokenizers import Tokenizer
-from xqg_jax.vocabularies import HuggingFaceVocabulary
+from xqg_jax.vocabularies import load_vocabulary
 
 PAIRS_FILE = "train_pairs.jsonl"
+VALIDATION_FILE = "dev_pairs.jsonl"
+
+TokenizerPath = Tokenizer | str | os.PathLike
 
 
 def register_local_tasks(
   *,
   name: str,
   data_dir: str | os.PathLike,
-  generator_tokenizer: Tokenizer | str | os.PathLike | None = None,
-  encoder_tokenizer: Tokenizer | str | os.PathLike | None = None,
+  generator_tokenizer: TokenizerPath | None = None,
+  encoder_tokenizer: TokenizerPath | None = None,
   encoder_config: DualEncoderConfig | None = None,
   languages: Sequence[str] | None = None,
 ) -> None:
-  """Registers tasks over `<data_dir>/train_pairs.jsonl`.
+  """Registers tasks over a folder with `train_pairs.jsonl`.
 
-  With a generator tokenizer: `<name>_generation_<language>` and the mixture
-  `<name>_generation`, in proportion to the languages' sizes. With an encoder
-  tokenizer: `<name>_dual_encoder`. Tasks registered under these names before
-  are replaced.
+  With a generator tokenizer: `<name>_generation_<language>` and the mixtures
+  `<name>_generation`, `<name>_generation_equal` and
+  `<name>_generation_temperature`. With an encoder tokenizer:
+  `<name>_dual_encoder`. Tasks registered under these names before are
+  replaced.
+
+  They have a split `validation` where the folder has pairs for it:
+  `dev_pairs.jsonl`, or dev questions with their relevant passages
+  (`questions_dev.jsonl`, `qrels_dev.tsv`, `passages.tsv`).
 
   Args:
     name: prefix of the tasks' names.
     data_dir: folder with training pairs of Tevatron/DPR form, with `lang`.
-    generator_tokenizer: tokenizer of the query generator, or its folder.
-    encoder_tokenizer: tokenizer of the dual encoder, or its folder.
+    generator_tokenizer: as `load_vocabulary` takes it.
+    encoder_tokenizer: as `load_vocabulary` takes it.
     encoder_config: gives the prefixes of queries and passages; none if absent.
     languages: those to generate in; by default all in the file.
 
   Raises:
     InputError: no such file, a malformed line, an unknown language.
   """
-  path = pathlib.Path(data_dir) / PAIRS_FILE
-  counts = count_pairs(path)
+  paths = find_splits(data_dir)
+  counts = count_pairs(paths["train"])
   if generator_tokenizer is not None:
     codes = sorted(counts) if languages is None else languages
     register_generation_tasks(
       name=f"{name}_generation",
       make_source=lambda code: TrainingPairsSource(
-        {"train": path}, language=code
+        _with_language(paths, code), language=code
       ),
-      languages=[_check_language(code, path) for code in codes],
-      vocabulary=HuggingFaceVocabulary(generator_tokenizer),
+      languages=[_check_language(code, paths["train"]) for code in codes],
+      vocabulary=load_vocabulary(generator_tokenizer),
     )
   if encoder_tokenizer is not None:
     config = encoder_config or DualEncoderConfig(pooling="cls", normalize=False)
     register_dual_encoder_task(
       name=f"{name}_dual_encoder",
-      source=TrainingPairsSource({"train": path}),
-      vocabulary=HuggingFaceVocabulary(encoder_tokenizer),
+      source=TrainingPairsSource(paths),
+      vocabulary=load_vocabulary(encoder_tokenizer),
       config=config,
     )
+
+
+def find_splits(data_dir: str | os.PathLike) -> dict[str, pathlib.Path]:
+  """What each split of a folder's tasks reads (`data_sources.read_pairs`)."""
+  folder = pathlib.Path(data_dir)
+  splits = {"train": folder / PAIRS_FILE}
+  if (folder / VALIDATION_FILE).exists():
+    splits["validation"] = folder / VALIDATION_FILE
+  elif (folder / QUESTIONS_FILE).exists() and (folder / QRELS_FILE).exists():
+    splits["validation"] = folder
+  return splits
+
+
+def _with_language(
+  paths: Mapping[str, pathlib.Path], code: str
+) -> dict[str, pathlib.Path]:
+  """The splits that have pairs in the language."""
+  return {
+    split: path
+    for split, path in paths.items()
+    if split == "train" or count_pairs(path).get(code)
+  }
 
 
 def _check_language(code: str, path: pathlib.Path) -> str:
@@ -74,3 +117,73 @@ def _check_language(code: str, path: pathlib.Path) -> str:
       mend="give each pair a 'lang', or name the languages to use",
     )
   return get_language(code, where=path).code
+
+
+def local_generation(
+  *,
+  data_dir: str | os.PathLike,
+  tokenizer: TokenizerPath,
+  name: str = "local",
+  rate: str = "proportional",
+  languages: Sequence[str] | None = None,
+) -> str:
+  """Registers the generation tasks of a folder; returns the mixture's name.
+
+  Args:
+    data_dir: folder with `train_pairs.jsonl`.
+    tokenizer: of the model, as `load_vocabulary` takes it.
+    name: prefix of the tasks' names.
+    rate: `proportional`, `equal` or `temperature`.
+    languages: those to generate in; by default all in the file.
+
+  Raises:
+    InputError: as `register_local_tasks`, or an unknown rate.
+  """
+  register_local_tasks(
+    name=name,
+    data_dir=data_dir,
+    generator_tokenizer=tokenizer,
+    languages=languages,
+  )
+  return get_mixture_name(f"{name}_generation", rate)
+
+
+def local_dual_encoder(
+  *,
+  data_dir: str | os.PathLike,
+  tokenizer: TokenizerPath,
+  name: str = "local",
+  encoder_config: DualEncoderConfig | None = None,
+) -> str:
+  """Registers the dual-encoder task of a folder; returns its name."""
+  register_local_tasks(
+    name=name,
+    data_dir=data_dir,
+    encoder_tokenizer=tokenizer,
+    encoder_config=encoder_config,
+  )
+  return f"{name}_dual_encoder"
+
+
+def local_inference(
+  *,
+  passages: str | os.PathLike,
+  tokenizer: TokenizerPath,
+  name: str = "local",
+  languages: Sequence[str] = XOR_TYDI_LANGUAGES,
+) -> str:
+  """Registers the inference task of a file of passages; returns its name.
+
+  Args:
+    passages: TSV or JSONL file.
+    tokenizer: of the model, as `load_vocabulary` takes it.
+    name: prefix of the task's name.
+    languages: to ask for.
+  """
+  register_inference_task(
+    name=f"{name}_inference",
+    passages=passages,
+    languages=languages,
+    vocabulary=load_vocabulary(tokenizer),
+  )
+  return f"{name}_inference"

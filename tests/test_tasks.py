@@ -1,66 +1,59 @@
-"""SeqIO tasks over a local collection, and the batches drawn from them."""
+"""SeqIO tasks over a local collection."""
 
-import collections
 import importlib.util
 import pathlib
 
 import numpy as np
 import pytest
+import sacrebleu
 import seqio
 import tensorflow as tf
 import xqg_jax.tasks as tasks
-from tiny_collection import COUNTS, make_pairs, make_tokenizer, write_collection
+from tiny_collection import COUNTS, make_pairs, make_tokenizer
+from tiny_tasks import (
+  DUAL_LENGTHS,
+  ENCODER,
+  GENERATION_LENGTHS,
+  read_examples,
+  register_tiny_tasks,
+)
 
 from xqg_jax.data_sources import TrainingPairsSource
 from xqg_jax.errors import InputError
-from xqg_jax.feature_converters import DualEncoderFeatureConverter
+from xqg_jax.languages import get_language
 from xqg_jax.models.bert import BertConfig, BertEncoder
-from xqg_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
-from xqg_jax.training_data import EpochSampler, make_batches
-
-ENCODER = DualEncoderConfig(
-  pooling="cls",
-  normalize=False,
-  query_prefix="query: ",
-  passage_prefix="passage: ",
+from xqg_jax.models.dual_encoder import DualEncoder
+from xqg_jax.prompts import make_prompt
+from xqg_jax.records import (
+  Passage,
+  read_passages,
+  read_questions,
+  write_passages,
+  write_training_pairs,
 )
-DUAL_LENGTHS = {"query": 12, "passage": 24, "negative_passages": (2, 24)}
-GENERATION_LENGTHS = {"inputs": 40, "targets": 16}
+from xqg_jax.xor_mini import make_xor_mini
+
+RATES = ("_equal", "_temperature")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory):
-  folder = write_collection(tmp_path_factory.mktemp("tiny"))
-  tasks.register_local_tasks(
-    name="tiny",
-    data_dir=folder,
-    generator_tokenizer=make_tokenizer("t5"),
-    encoder_tokenizer=make_tokenizer("bert"),
-    encoder_config=ENCODER,
-  )
-  return folder
-
-
-def _examples(name, lengths, **kwargs):
-  provider = seqio.get_mixture_or_task(name)
-  dataset = provider.get_dataset(
-    lengths, **{"shuffle": False, "seed": 0, "num_epochs": 1, **kwargs}
-  )
-  return list(dataset.as_numpy_iterator())
+  return register_tiny_tasks(tmp_path_factory.mktemp("tiny"))
 
 
 def test_registered_names():
   assert {f"tiny_generation_{code}" for code in COUNTS} <= set(
     seqio.TaskRegistry.names()
   )
-  assert "tiny_generation" in seqio.MixtureRegistry.names()
+  mixtures = {f"tiny_generation{rate}" for rate in ("", *RATES)}
+  assert mixtures <= set(seqio.MixtureRegistry.names())
   assert "tiny_dual_encoder" in seqio.TaskRegistry.names()
 
 
 def test_generation_examples_are_prompt_and_question():
   tokenizer = make_tokenizer("t5")
   pairs = [p for p in make_pairs() if p.language == "fi"]
-  examples = _examples("tiny_generation_fi", {"inputs": 12, "targets": 16})
+  examples = read_examples("tiny_generation_fi", {"inputs": 12, "targets": 16})
   assert len(examples) == len(pairs)
   for pair, example in zip(pairs, examples, strict=True):
     passage = pair.positives[0]
@@ -76,10 +69,115 @@ def test_generation_examples_are_prompt_and_question():
     assert example["targets"].tolist() == expected.tolist()
 
 
-def test_mixture_is_in_proportion():
-  mixture = seqio.get_mixture_or_task("tiny_generation")
+@pytest.mark.parametrize(
+  ("rate", "expected"),
+  [
+    ("", COUNTS),
+    ("_equal", dict.fromkeys(COUNTS, 1.0)),
+    ("_temperature", {k: v**0.5 for k, v in COUNTS.items()}),
+  ],
+)
+def test_mixtures_draw_by_their_rates(rate, expected):
+  mixture = seqio.get_mixture_or_task(f"tiny_generation{rate}")
   rates = {task.name[-2:]: mixture.get_rate(task) for task in mixture.tasks}
-  assert rates == COUNTS
+  # SeqIO's temperature is relative to the largest.
+  scale = rates["fi"] / expected["fi"]
+  assert rates == pytest.approx({k: v * scale for k, v in expected.items()})
+
+
+def test_validation_is_read_from_pairs_or_from_judged_questions(tmp_path):
+  make_xor_mini(
+    output_dir=tmp_path,
+    num_passages=200,
+    num_train_questions=20,
+    num_dev_questions_per_language=3,
+    languages=["fi", "ko"],
+  )
+  arguments = {"data_dir": tmp_path, "tokenizer": make_tokenizer("t5")}
+  assert tasks.local_generation(**arguments, name="xor_mini") == (
+    "xor_mini_generation"
+  )
+  passages = {p.passage_id: p for p in read_passages(tmp_path / "passages.tsv")}
+  qrels = dict(
+    line.split()[::2]
+    for line in (tmp_path / "qrels_dev.tsv").read_text().splitlines()
+  )
+  for language in ("fi", "ko"):
+    examples = read_examples(
+      f"xor_mini_generation_{language}", None, split="validation"
+    )
+    questions = [
+      q
+      for q in read_questions(tmp_path / "questions_dev.jsonl")
+      if q.language == language
+    ]
+    assert len(examples) == len(questions) == 3
+    for example, question in zip(examples, questions, strict=True):
+      assert example["targets_pretokenized"].decode() == question.question
+      passage = passages[qrels[question.question_id]]
+      prompt = make_prompt(passage, get_language(language))
+      assert example["inputs_pretokenized"].decode() == prompt
+  # A file of pairs comes first.
+  with open(tmp_path / "dev_pairs.jsonl", "w") as file:
+    write_training_pairs(file, make_pairs()[:2])
+  tasks.local_generation(**arguments, rate="equal", languages=["fi"])
+  examples = read_examples("local_generation_fi", None, split="validation")
+  assert [e["targets_pretokenized"].decode() for e in examples] == [
+    pair.query for pair in make_pairs()[:2]
+  ]
+
+
+def test_metrics_of_outputs():
+  task = seqio.get_mixture_or_task("tiny_generation_ru")
+  example = {"language": b"ru"}
+  targets = [
+    task.postprocess_fn(question, example=example, is_target=True)
+    for question in ("Где течёт река?", "Где стоит гора?")
+  ]
+  predictions = [
+    task.postprocess_fn(text, example=example, is_target=False)
+    for text in ("Где течёт  река?", "Where is it?")
+  ]
+  found = {}
+  for metric in task.metric_fns:
+    found |= metric(targets, predictions)
+  assert found["right_script"] == 0.5
+  reference = sacrebleu.corpus_chrf(
+    ["Где течёт река?", "Where is it?"],
+    [["Где течёт река?", "Где стоит гора?"]],
+  )
+  assert found["chrf"] == reference.score
+
+
+def test_inference_asks_in_every_language(tmp_path):
+  passages = [Passage(str(i), f"Text {i}.", f"Title {i}") for i in range(5)]
+  with open(tmp_path / "p.tsv", "w", encoding="utf-8") as file:
+    write_passages(file, passages)
+  name = tasks.local_inference(
+    passages=tmp_path / "p.tsv",
+    tokenizer=make_tokenizer("t5"),
+    languages=["fi", "ru"],
+  )
+  assert name == "local_inference"
+  examples = read_examples(name, {"inputs": 40, "targets": 8}, split="test")
+  assert [
+    (e["passage_id"].decode(), e["language"].decode()) for e in examples
+  ] == [(p.passage_id, code) for p in passages for code in ("fi", "ru")]
+  prompt = make_prompt(passages[3], get_language("ru"))
+  assert examples[7]["inputs_pretokenized"].decode() == prompt
+  assert examples[7]["targets"].tolist() == [1]
+  # Hosts share the passages; the languages of one stay together.
+  task = seqio.get_mixture_or_task(name)
+  shard = task.get_dataset(
+    None, split="test", shuffle=False, shard_info=seqio.ShardInfo(1, 2)
+  )
+  assert [e["passage_id"] for e in shard.as_numpy_iterator()] == [
+    *[b"1", b"1", b"3", b"3"]
+  ]
+  with pytest.raises(InputError, match="unknown language 'xx'"):
+    tasks.local_inference(
+      passages="p", tokenizer=make_tokenizer("t5"), languages=["xx"]
+    )
 
 
 def test_dual_encoder_examples_equal_the_tokenizers_own():
@@ -101,7 +199,7 @@ def test_dual_encoder_examples_equal_the_tokenizers_own():
     fingerprint="",
   )
   for pair, example in zip(
-    make_pairs(), _examples("tiny_dual_encoder", DUAL_LENGTHS), strict=True
+    make_pairs(), read_examples("tiny_dual_encoder", DUAL_LENGTHS), strict=True
   ):
     (query,) = tokenizer.encode_batch(
       [encoder.format_query(pair.query)], max_length=12
@@ -125,7 +223,7 @@ def test_dual_encoder_examples_equal_the_tokenizers_own():
 
 def test_other_epochs_draw_other_negatives_and_seeds_decide():
   def draws(**kwargs):
-    examples = _examples("tiny_dual_encoder", DUAL_LENGTHS, **kwargs)
+    examples = read_examples("tiny_dual_encoder", DUAL_LENGTHS, **kwargs)
     return [e["negative_passages"].tolist() for e in examples]
 
   twice = draws(num_epochs=2)
@@ -136,7 +234,7 @@ def test_other_epochs_draw_other_negatives_and_seeds_decide():
 
 
 def test_a_large_collection_is_tokenised_after_the_draw():
-  small = _examples("tiny_dual_encoder", DUAL_LENGTHS)
+  small = read_examples("tiny_dual_encoder", DUAL_LENGTHS)
   task = seqio.get_mixture_or_task("tiny_dual_encoder")
   dataset = task.source.get_dataset("train")
   of_unknown_size = dataset.filter(lambda example: True)
@@ -159,7 +257,7 @@ def test_a_large_collection_is_tokenised_after_the_draw():
 )
 def test_two_fresh_iterations_are_equal(name, lengths):
   first, second = (
-    _examples(name, lengths, shuffle=True, num_epochs=3) for _ in range(2)
+    read_examples(name, lengths, shuffle=True, num_epochs=3) for _ in range(2)
   )
   assert len(first) == len(second) > 0
   for a, b in zip(first, second, strict=True):
@@ -180,104 +278,11 @@ def test_shards_cover_every_pair_once(folder):
   assert source.num_input_examples("train") == len(ids)
 
 
-def test_converter_pads_with_the_given_id():
-  dataset = tf.data.Dataset.from_tensors(
-    {
-      "query": tf.constant([0, 7, 2]),
-      "passage": tf.constant([0, 8, 9, 2]),
-      "negative_passages": tf.constant([[0, 5, 2]]),
-    }
-  )
-  lengths = {"query": 4, "passage": 5, "negative_passages": (2, 4)}
-  (row,) = DualEncoderFeatureConverter(pad_id=1)(
-    dataset, lengths
-  ).as_numpy_iterator()
-  assert row["query_tokens"].tolist() == [0, 7, 2, 1]
-  assert row["passage_tokens"].tolist() == [0, 8, 9, 2, 1]
-  assert row["negative_passage_tokens"].tolist() == [
-    [0, 5, 2, 1],
-    [1, 1, 1, 1],
-  ]
-
-
-# --------------------------------------------------------------------- batches
-
-
-def _batches(count, **kwargs):
-  batches = make_batches(
-    **{
-      "mixture_or_task_name": "tiny_generation",
-      "task_feature_lengths": GENERATION_LENGTHS,
-      "feature_converter": seqio.EncDecFeatureConverter(pack=False),
-      "batch_size": 4,
-      "seed": 5,
-      **kwargs,
-    }
-  )
-  return [next(batches) for _ in range(count)]
-
-
-def _dual(**kwargs):
-  return {
-    "mixture_or_task_name": "tiny_dual_encoder",
-    "task_feature_lengths": DUAL_LENGTHS,
-    "feature_converter": DualEncoderFeatureConverter(0),
-    **kwargs,
-  }
-
-
-def test_an_epoch_has_each_example_once_and_epochs_differ():
-  rows = [
-    tuple(row)
-    for batch in _batches(8)
-    for row in batch["decoder_target_tokens"].tolist()
-  ]
-  assert len(set(rows[:16])) == 16
-  assert set(rows[:16]) == set(rows[16:])
-  assert rows[:16] != rows[16:]
-
-
-@pytest.mark.parametrize("in_memory", [0, 1000])
-@pytest.mark.parametrize("task", [{}, _dual(num_draws=4)])
-def test_batches_from_a_later_step_equal_the_unbroken_ones(in_memory, task):
-  task = {**task, "max_examples_in_memory": in_memory}
-  unbroken = _batches(9, **task)
-  later = _batches(3, start_step=6, **task)
-  for a, b in zip(unbroken[6:], later, strict=True):
-    assert a.keys() == b.keys()
-    for key in a:
-      np.testing.assert_array_equal(a[key], b[key])
-
-
-def test_sampler_shares_epochs_by_the_rates():
-  sampler = EpochSampler([6, 2], [1.0, 1.0], seed=0)
-  assert sampler.shares == [4, 4]
-  counts = collections.Counter(sampler.rows(0, 24).tolist())
-  # Three epochs: 12 draws of six examples, 12 of two.
-  assert counts == {**dict.fromkeys(range(6), 2), 6: 6, 7: 6}
-  np.testing.assert_array_equal(sampler.rows(0, 24)[5:17], sampler.rows(5, 12))
-
-
-def test_sampler_takes_turns_among_the_draws():
-  sampler = EpochSampler([3, 2], [3, 2], seed=1, num_draws=2)
-  assert sorted(sampler.epoch(0)) == [0, 1, 2, 6, 7]
-  assert sorted(sampler.epoch(1)) == [3, 4, 5, 8, 9]
-  assert sorted(sampler.epoch(2)) == [0, 1, 2, 6, 7]
-
-
-# ---------------------------------------------------------------------- errors
-
-
 def test_tasks_cannot_be_imported_bare():
   path = pathlib.Path(tasks.__file__)
   spec = importlib.util.spec_from_file_location("tasks", path)
   with pytest.raises(ImportError, match=r"xqg_jax\.tasks"):
     spec.loader.exec_module(importlib.util.module_from_spec(spec))
-
-
-def test_unknown_task_names_the_known_ones():
-  with pytest.raises(InputError, match="tiny_generation"):
-    _batches(1, mixture_or_task_name="tiny_generatoin")
 
 
 def test_missing_file_and_languages(tmp_path, folder):

@@ -3,6 +3,8 @@
 import functools
 import pathlib
 
+from xqg_jax.languages import XOR_TYDI_LANGUAGES, get_languages
+from xqg_jax.prompts import make_instruction
 from xqg_jax.records import (
   Passage,
   TrainingPair,
@@ -60,4 +62,7 @@ def make_tokenizer(style: str) -> Tokenizer:
       *(f"{p.title} {p.text}" for p in pair.positives + pair.negatives),
     )
   ]
+  # Whole words of the prompts: short limits must leave room for a passage.
+  languages = get_languages(XOR_TYDI_LANGUAGES)
+  texts += 20 * [make_instruction(language) for language in languages]
   return train_tokenizer(texts, vocab_size=200, style=style)

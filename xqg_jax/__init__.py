@@ -2,7 +2,8 @@
 
 One function a stage, each also a verb of the command line:
 
-  train, generate, encode, augment, build_index, search, evaluate, report
+  prepare, plan, train, export, generate, encode, augment, build_index, search,
+  evaluate, report
 
 Names are loaded when first used, so that `import xqg_jax` is light.
 """
@@ -29,12 +30,14 @@ _PUBLIC = {
   "encode": "encoding",
   "encode_texts": "encoding",
   "evaluate": "evaluation",
+  "export": "exporting",
   "generate": "generation",
   "load_dual_encoder": "checkpoints",
   "load_query_generator": "checkpoints",
   "make_xor_mini": "xor_mini",
   "open_store": "store",
   "open_view": "augmentation",
+  "plan": "planning",
   "prepare": "preparation",
   "read_generated_queries": "records",
   "read_passages": "records",

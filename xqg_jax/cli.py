@@ -27,10 +27,18 @@ OPERATIVE_CONFIG = "operative_config.gin"
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
-  """One verb: the function it runs and one line about it."""
+  """One verb: the function it runs and one line about it.
+
+  Attributes:
+    function: module and name.
+    summary: for the help.
+    also_takes: verbs whose settings it passes over, so that it can be put in
+      the place of theirs in a command.
+  """
 
   function: str
   summary: str
+  also_takes: tuple[str, ...] = ()
 
   def load(self) -> Callable[..., Any]:
     """Imports the stage's function."""
@@ -41,7 +49,13 @@ class Stage:
 STAGES = {
   "demo": Stage("demo:run_demo", "the whole road on a collection made here"),
   "prepare": Stage("preparation:prepare", "write a collection's files"),
+  "plan": Stage(
+    "planning:plan",
+    "what a step needs on chips not yet rented",
+    also_takes=("train", "generate", "encode"),
+  ),
   "train": Stage("training:train", "train query generator or dual encoder"),
+  "export": Stage("exporting:export", "write a model for other programs"),
   "generate": Stage("generation:generate", "write queries for passages"),
   "encode": Stage("encoding:encode", "passages and query sums to vectors"),
   "augment": Stage("augmentation:augment", "add query sums, as a view"),
@@ -230,7 +244,8 @@ def _check_names(
   stage: str, paths: Sequence[pathlib.Path], bindings: Iterable[str]
 ) -> None:
   """Refuses macros that nothing reads: gin itself would ignore a typo."""
-  here = [*stage_macros(stage)]
+  verbs = (stage, *STAGES[stage].also_takes)
+  here = [name for verb in verbs for name in stage_macros(verb)]
   everywhere = {name for verb in STAGES for name in stage_macros(verb)}
   texts = "".join(path.read_text(encoding="utf-8") for path in paths)
   for path in paths:

@@ -10,10 +10,22 @@ import seqio
 import tensorflow as tf
 
 from xqg_jax.errors import InputError
-from xqg_jax.records import TrainingPair, read_training_pairs
+from xqg_jax.files import read_lines
+from xqg_jax.preprocessors import from_passage_lists
+from xqg_jax.records import (
+  Passage,
+  TrainingPair,
+  read_passages,
+  read_questions,
+  read_training_pairs,
+)
 
 # Larger files are streamed anew for each language.
 MAX_CACHED_BYTES = 64 * 2**20
+
+# Of a collection's folder: dev questions, and the passages relevant to them.
+QUESTIONS_FILE = "questions_dev.jsonl"
+QRELS_FILE = "qrels_dev.tsv"
 
 PAIR_SPEC = {
   "query_id": tf.TensorSpec([], tf.string),
@@ -27,7 +39,7 @@ PAIR_SPEC = {
 
 
 class TrainingPairsSource(seqio.DataSource):
-  """Training pairs of Tevatron/DPR form, one file a split.
+  """Training pairs of Tevatron/DPR form, one file or folder a split.
 
   Examples have the features of `PAIR_SPEC`; `positive_titles` and
   `positive_texts` (and the negatives') belong together row by row. They come
@@ -44,7 +56,7 @@ class TrainingPairsSource(seqio.DataSource):
     """Names the files.
 
     Args:
-      split_to_path: file of each split, as `read_training_pairs` takes it.
+      split_to_path: of each split, as `read_pairs` takes it.
       language: keeps the pairs of one language; None keeps all.
     """
     self._paths = {k: pathlib.Path(v) for k, v in split_to_path.items()}
@@ -109,26 +121,202 @@ def _to_features(pair: TrainingPair) -> dict[str, Any]:
   }
 
 
+class TfdsPairsSource(seqio.TfdsDataSource):
+  """Training pairs that a TFDS builder has prepared; nothing is read before.
+
+  Features of the builder: `query_id`, `query`, `language`, and the lists
+  `positive_passages` and `negative_passages` of `passage_id`, `title`, `text`.
+  Examples have the features of `PAIR_SPEC`, as those of `TrainingPairsSource`.
+  """
+
+  def __init__(
+    self,
+    tfds_name: str,
+    *,
+    language: str | None = None,
+    tfds_data_dir: str | None = None,
+    splits: Mapping[str, str] | None = None,
+  ):
+    """Names the builder.
+
+    Args:
+      tfds_name: such as `xor_tydi/pairs:1.0.0`.
+      language: keeps the pairs of one language; None keeps all.
+      tfds_data_dir: where TFDS keeps its data; None: where it usually does.
+      splits: TFDS's split by SeqIO's, as `{"validation": "dev"}`; None: all
+        under their own names.
+    """
+    self._language = language
+    self._name = (tfds_name, tfds_data_dir)
+    super().__init__(tfds_name, tfds_data_dir=tfds_data_dir, splits=splits)
+
+  @property
+  def tfds_dataset(self) -> Any:
+    """SeqIO's loader of the builder."""
+    return super().tfds_dataset
+
+  def num_input_examples(self, split: str) -> int:
+    """Number of pairs, in the language if one is given."""
+    if self._language is None:
+      return super().num_input_examples(split)
+    counts = _count_languages(*self._name, self._tfds_split(split))
+    return counts.get(self._language, 0)
+
+  def _tfds_split(self, split: str) -> str:
+    is_renamed = isinstance(self.splits, Mapping) and split in self.splits
+    found = self.splits[split] if is_renamed else split
+    return found if isinstance(found, str) else split
+
+  def get_dataset(
+    self,
+    split: str = "train",
+    shuffle: bool = True,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **unused: Any,
+  ) -> tf.data.Dataset:
+    """The pairs in the order of the files; SeqIO shuffles them later."""
+    del shuffle, unused
+    dataset = super().get_dataset(split, False, seed, shard_info)
+    dataset = from_passage_lists(dataset, self._language)
+    if shard_info is None or shard_info.num_shards == 1:
+      # Lets later steps know that the pairs fit in memory.
+      count = self.num_input_examples(split)
+      dataset = dataset.apply(tf.data.experimental.assert_cardinality(count))
+    return dataset
+
+
+@functools.lru_cache(maxsize=64)
+def _count_languages(
+  tfds_name: str, tfds_data_dir: str | None, split: str
+) -> Mapping[str, int]:
+  source = seqio.TfdsDataSource(tfds_name, tfds_data_dir=tfds_data_dir)
+  dataset = source.get_dataset(split, shuffle=False)
+  languages = dataset.map(lambda example: example["language"])
+  return collections.Counter(
+    code.decode() for code in languages.as_numpy_iterator()
+  )
+
+
+class PassagesSource(seqio.DataSource):
+  """The passages of a TSV or JSONL file, as the one split `test`.
+
+  Examples have `passage_id`, `title` and `text`. Shard i of n holds passages
+  i, i + n, i + 2n, ...
+  """
+
+  def __init__(self, path: str | pathlib.Path):
+    """Names the file, as `read_passages` takes it."""
+    self._path = pathlib.Path(path)
+    super().__init__(splits=["test"])
+
+  @property
+  def supports_arbitrary_sharding(self) -> bool:
+    """True: rows are dealt out one by one."""
+    return True
+
+  def num_input_examples(self, split: str) -> int:
+    """Number of passages, found by reading the file once."""
+    del split
+    is_there = self._path.exists()
+    modified = self._path.stat().st_mtime_ns if is_there else 0
+    return _count_passages(self._path, modified)
+
+  def list_shards(self, split: str) -> list[str]:
+    """The one file."""
+    del split
+    return [str(self._path)]
+
+  def get_dataset(
+    self,
+    split: str = "test",
+    shuffle: bool = False,
+    seed: int | None = None,
+    shard_info: seqio.ShardInfo | None = None,
+    **unused: Any,
+  ) -> tf.data.Dataset:
+    """The passages in file order, whatever `shuffle` and `seed` say."""
+    del split, shuffle, seed, unused
+    keys = ("passage_id", "title", "text")
+    dataset = tf.data.Dataset.from_generator(
+      lambda: (
+        {key: getattr(passage, key) for key in keys}
+        for passage in read_passages(self._path)
+      ),
+      output_signature={key: tf.TensorSpec([], tf.string) for key in keys},
+    )
+    if shard_info:
+      dataset = dataset.shard(shard_info.num_shards, shard_info.index)
+    return dataset
+
+
+@functools.lru_cache(maxsize=16)
+def _count_passages(path: pathlib.Path, modified: int) -> int:
+  del modified  # part of the key
+  return sum(1 for _ in read_passages(path))
+
+
+# -------------------------------------------------------------- reading pairs
+
+
 def read_pairs(path: str | pathlib.Path) -> Iterable[TrainingPair]:
-  """The pairs of a file; a small file is read once for all its languages.
+  """The pairs of a file, or of the dev questions of a collection's folder.
+
+  A folder needs `questions_dev.jsonl`, `qrels_dev.tsv` and `passages.tsv`: a
+  question's positives are its relevant passages. A small file is read once
+  for all its languages.
 
   Raises:
     InputError: as `read_training_pairs`.
   """
   path = pathlib.Path(path)
+  if path.is_dir():
+    return _read_once(path, (path / QRELS_FILE).stat().st_mtime_ns)
   if not path.exists() or path.stat().st_size > MAX_CACHED_BYTES:
     return read_training_pairs(path)
   return _read_once(path, path.stat().st_mtime_ns)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
 def _read_once(path: pathlib.Path, modified: int) -> tuple[TrainingPair, ...]:
   del modified  # part of the key: a file that changed is read again
-  return tuple(read_training_pairs(path))
+  read = _read_judged_pairs if path.is_dir() else read_training_pairs
+  return tuple(read(path))
+
+
+def _read_judged_pairs(folder: pathlib.Path) -> Iterator[TrainingPair]:
+  relevant: dict[str, list[str]] = collections.defaultdict(list)
+  for where, line in read_lines(folder / QRELS_FILE):
+    columns = line.split()
+    if len(columns) != 4:
+      raise InputError(
+        f"found {line!r}, expected four columns",
+        where=where,
+        mend="write question id, 0, passage id, relevance",
+      )
+    if columns[3] != "0":
+      relevant[columns[0]].append(columns[2])
+  wanted = {passage_id for ids in relevant.values() for passage_id in ids}
+  passages: dict[str, Passage] = {
+    passage.passage_id: passage
+    for passage in read_passages(folder / "passages.tsv")
+    if passage.passage_id in wanted
+  }
+  for question in read_questions(folder / QUESTIONS_FILE):
+    ids = relevant.get(question.question_id, ())
+    positives = tuple(passages[i] for i in ids if i in passages)
+    if positives:
+      yield TrainingPair(
+        query_id=question.question_id,
+        query=question.question,
+        language=question.language,
+        positives=positives,
+        answers=question.answers,
+      )
 
 
 def count_pairs(path: str | pathlib.Path) -> Mapping[str, int]:
-  """Counts the pairs of each language in a file (`""`: language not given).
+  """Counts the pairs of each language (`""`: language not given).
 
   Raises:
     InputError: as `read_training_pairs`.

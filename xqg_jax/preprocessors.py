@@ -1,25 +1,27 @@
-"""SeqIO preprocessors: from training pairs to the features of the two tasks.
+"""SeqIO preprocessors of query generation, and of pairs in general.
 
 The road of an example, with what a step does once and what it does each epoch:
 
-  query generation:  prompt and target texts -> tokens -> kept in memory
-                     | each epoch: cut to length, end of sequence
-  dual encoder:      query and passage texts -> tokens -> kept in memory
-                     | each epoch: draw a positive and hard negatives, cut to
-                     length
+  training:   prompt and target texts -> tokens -> kept in memory
+              | each epoch: cut to length, end of sequence
+  inference:  the same, of a passage in each language
 
-Collections too large to keep as tokens are tokenised in each epoch, after the
-draw. All draws are stateless: SeqIO's seed decides them.
+Those of the dual encoder are in `dual_encoder_preprocessors`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from xqg_jax.languages import get_language
-from xqg_jax.models.dual_encoder import DualEncoderConfig
-from xqg_jax.prompts import make_prompt
+from xqg_jax.languages import XOR_TYDI_LANGUAGES, get_language, get_languages
+from xqg_jax.prompts import (
+  check_limit,
+  make_instruction,
+  make_prompt_parts,
+  share_room,
+)
 from xqg_jax.records import Passage
 
 # Larger collections are not kept in memory as tokens.
@@ -39,7 +41,41 @@ def cache_if_small(
   return dataset.cache() if is_small else dataset
 
 
+# -------------------------------------------------------------- training pairs
+
+
+def from_passage_lists(
+  dataset: tf.data.Dataset, language: str | None = None
+) -> tf.data.Dataset:
+  """Brings pairs as TFDS stores them into the form of `PAIR_SPEC`.
+
+  Args:
+    dataset: with `positive_passages` and `negative_passages`, each a dict of
+      lists `passage_id`, `title` and `text`.
+    language: keeps the pairs of one language; None keeps all.
+  """
+
+  def convert(example: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    positives = example["positive_passages"]
+    negatives = example["negative_passages"]
+    return {
+      **{key: example[key] for key in ("query_id", "query", "language")},
+      "positive_titles": positives["title"],
+      "positive_texts": positives["text"],
+      "negative_titles": negatives["title"],
+      "negative_texts": negatives["text"],
+    }
+
+  if language is not None:
+    dataset = dataset.filter(lambda example: example["language"] == language)
+  return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
 # ------------------------------------------------------------ query generation
+
+_PROMPT_PARTS = ("instruction", "head", "inputs")
+# Neither inputs nor targets, but asked for by metrics and writers.
+_PASSED_ON = ("language", "passage_id", "title", "text")
 
 
 @seqio.map_over_dataset
@@ -47,212 +83,159 @@ def to_prompt_and_question(example: Example) -> dict[str, tf.Tensor]:
   """Makes `inputs`, the prompt, and `targets`, the question, of a pair.
 
   The prompt asks for a question in the pair's language to its first positive
-  passage.
+  passage. `instruction` and `head` are its beginnings, without and with the
+  title (`prompts.make_prompt_parts`). Language and passage go along.
   """
-  inputs = tf.numpy_function(
-    _make_prompt,
+  parts = tf.numpy_function(
+    _make_prompt_parts,
     [
       example["language"],
       example["positive_titles"][0],
       example["positive_texts"][0],
     ],
-    tf.string,
+    [tf.string] * len(_PROMPT_PARTS),
     stateful=False,
   )
   return {
-    "inputs": tf.ensure_shape(inputs, []),
+    **{
+      name: tf.ensure_shape(part, [])
+      for name, part in zip(_PROMPT_PARTS, parts, strict=True)
+    },
     "targets": example["query"],
+    **{key: example[key] for key in _PASSED_ON if key in example},
   }
 
 
-def _make_prompt(language: bytes, title: bytes, text: bytes) -> bytes:
+def _make_prompt_parts(
+  language: bytes, title: bytes, text: bytes
+) -> tuple[bytes, ...]:
   passage = Passage("", title=title.decode(), text=text.decode())
-  return make_prompt(passage, get_language(language.decode())).encode()
+  parts = make_prompt_parts(passage, get_language(language.decode()))
+  return tuple(part.encode() for part in parts)
+
+
+def tokenize_prompts(
+  dataset: tf.data.Dataset, output_features: Features
+) -> tf.data.Dataset:
+  """Tokenises prompts and questions, and counts the prompts' parts.
+
+  `num_instruction` and `num_head` say how many of the tokens of `inputs` are
+  the instruction, and instruction and title.
+  """
+  inputs, targets = (
+    output_features[key].vocabulary for key in ("inputs", "targets")
+  )
+
+  def convert(example: Example) -> dict[str, tf.Tensor]:
+    rows = inputs.encode_tf(tf.stack([example[k] for k in _PROMPT_PARTS]))
+    lengths = tf.cast(rows.row_lengths(), tf.int32)
+    kept = {k: v for k, v in example.items() if k not in _PROMPT_PARTS}
+    return {
+      **kept,
+      "inputs_pretokenized": example["inputs"],
+      "targets_pretokenized": example["targets"],
+      "inputs": rows[2],
+      "targets": targets.encode_tf(example["targets"]),
+      "num_instruction": lengths[0],
+      "num_head": lengths[1],
+    }
+
+  return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def cut_prompts(
+  dataset: tf.data.Dataset,
+  output_features: Features,
+  sequence_length: Lengths | None = None,
+) -> tf.data.Dataset:
+  """Cuts prompts, leaving a place for the end of sequence.
+
+  A cut prompt loses the end of its passage (`prompts.share_room`), and its
+  `is_cut` is 1.
+
+  Raises:
+    InputError: the length leaves no room for a passage.
+  """
+  length = (sequence_length or {}).get("inputs")
+  if length is not None:
+    vocabulary = output_features["inputs"].vocabulary
+    check_limit(length, _count_instruction(vocabulary))
+
+  def convert(example: Example) -> dict[str, tf.Tensor]:
+    example = dict(example)
+    tokens = example["inputs"]
+    start, end = example.pop("num_instruction"), example.pop("num_head")
+    size = tf.shape(tokens)[0]
+    limit = size if length is None else length - 1
+    title, text = share_room(
+      limit - start,
+      end - start,
+      size - end,
+      minimum=tf.minimum,
+      maximum=tf.maximum,
+    )
+    cut = tf.concat([tokens[: start + title], tokens[end : end + text]], axis=0)
+    is_cut = size > limit
+    return {
+      **example,
+      "inputs": cut,
+      "is_cut": tf.cast(is_cut, tf.int32),
+    }
+
+  return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def _count_instruction(vocabulary: seqio.Vocabulary) -> int:
+  """Tokens of the longest instruction of XOR-TyDi's languages."""
+  return max(
+    len(vocabulary.encode(make_instruction(language)))
+    for language in get_languages(XOR_TYDI_LANGUAGES)
+  )
+
+
+def to_passage_and_languages(
+  dataset: tf.data.Dataset, languages: Sequence[str]
+) -> tf.data.Dataset:
+  """Makes a pair without a question of each passage and language, in order."""
+  codes = tf.constant(list(languages))
+
+  def expand(example: Example) -> tf.data.Dataset:
+    return tf.data.Dataset.from_tensor_slices(codes).map(
+      lambda code: {
+        **example,
+        "language": code,
+        "query": "",
+        "positive_titles": example["title"][None],
+        "positive_texts": example["text"][None],
+      }
+    )
+
+  return dataset.flat_map(expand)
 
 
 GENERATION_PREPROCESSORS = (
   to_prompt_and_question,
-  seqio.preprocessors.tokenize,
+  tokenize_prompts,
   cache_if_small,
   seqio.CacheDatasetPlaceholder(),
+  cut_prompts,
   seqio.preprocessors.append_eos_after_trim,
 )
 
 
-# ---------------------------------------------------------------- dual encoder
-
-
-def to_query_and_passages(
-  dataset: tf.data.Dataset, config: DualEncoderConfig
-) -> tf.data.Dataset:
-  """Makes the texts that the encoder sees, with the prefixes of `config`.
-
-  Features: `query`, a string; `positives` and `negatives`, lists of strings
-  as `DualEncoder.format_passage` makes them.
-  """
-
-  def passages(titles: tf.Tensor, texts: tf.Tensor) -> tf.Tensor:
-    titles = tf.where(titles == "", "", titles + " ")
-    return config.passage_prefix + titles + texts
-
-  def convert(example: Example) -> dict[str, tf.Tensor]:
-    return {
-      "query": config.query_prefix + example["query"],
-      "positives": passages(
-        example["positive_titles"], example["positive_texts"]
-      ),
-      "negatives": passages(
-        example["negative_titles"], example["negative_texts"]
-      ),
-    }
-
-  return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def tokenize_if_small(
-  dataset: tf.data.Dataset,
-  output_features: Features,
-  max_examples: int = MAX_CACHED_EXAMPLES,
-) -> tf.data.Dataset:
-  """Tokenises all passages of a collection that fits in memory, and keeps it.
-
-  A larger one passes as text: of its many negatives few are drawn.
-  """
-  if not 0 <= int(dataset.cardinality()) <= max_examples:
-    return dataset
-  return tokenize_texts(dataset, output_features).cache()
-
-
-def tokenize_texts(
-  dataset: tf.data.Dataset, output_features: Features
-) -> tf.data.Dataset:
-  """Tokenises whatever feature is still text, with special tokens."""
-  vocabulary = output_features["query"].vocabulary
-  spec = dataset.element_spec
-  keys = [key for key, value in spec.items() if value.dtype == tf.string]
-  if not keys:
-    return dataset
-
-  def convert(example: Example) -> dict[str, tf.Tensor | tf.RaggedTensor]:
-    # One call for all texts of an example: a call costs more than a text.
-    texts = [tf.reshape(example[key], [-1]) for key in keys]
-    rows = vocabulary.encode_with_special_tokens_tf(tf.concat(texts, axis=0))
-    tokens, start = {}, 0
-    for key, part in zip(keys, texts, strict=True):
-      end = start + _num_rows(part)
-      is_one = spec[key].shape.rank == 0
-      tokens[key] = rows[start] if is_one else rows[start:end]
-      start = end
-    return {**example, **tokens}
-
-  return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-@seqio.map_over_dataset(num_seeds=2)
-def sample_passages(
-  example: Example,
-  seeds: Sequence[tuple[tf.Tensor, tf.Tensor]],
-  sequence_length: Lengths | None = None,
-) -> dict[str, tf.Tensor | tf.RaggedTensor]:
-  """Draws `passage` of the positives and `negative_passages`, without repeats.
-
-  The lengths name how many negatives: `{"negative_passages": (7, 128)}` draws
-  seven; a pair that has fewer gives them all.
-  """
-  positives, negatives = example["positives"], example["negatives"]
-  count = _num_rows(positives)
-  choice = tf.random.stateless_uniform([], seeds[0], 0, count, tf.int32)
-  order = tf.argsort(
-    tf.random.stateless_uniform([_num_rows(negatives)], seeds[1])
-  )
-  if sequence_length is not None:
-    order = order[: sequence_length["negative_passages"][0]]
-  return {
-    "query": example["query"],
-    "passage": positives[choice],
-    "negative_passages": tf.gather(negatives, order),
-  }
-
-
-def _num_rows(rows: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
-  if isinstance(rows, tf.RaggedTensor):
-    return tf.cast(rows.nrows(), tf.int32)
-  return tf.shape(rows)[0]
-
-
-def cut_to_length(
-  dataset: tf.data.Dataset,
-  output_features: Features,
-  sequence_length: Lengths | None = None,
-) -> tf.data.Dataset:
-  """Cuts texts but keeps the special tokens at their end.
-
-  The result equals the tokenizer's own, truncated to the same length.
-  `negative_passages` becomes a dense [negatives, length], padded.
-  """
-  vocabulary = output_features["query"].vocabulary
-  _, after = vocabulary.special_tokens
-  lengths = sequence_length or {}
-
-  def convert(example: Example) -> dict[str, tf.Tensor]:
-    negatives = example["negative_passages"]
-    longest = tf.cast(negatives.bounding_shape(axis=1), tf.int32)
-    _, length = lengths.get("negative_passages", (None, longest))
-    return {
-      **{
-        key: _cut_row(example[key], lengths.get(key), len(after))
-        for key in ("query", "passage")
-      },
-      "negative_passages": _cut_rows(
-        negatives, length, after, pad_id=vocabulary.pad_id
-      ),
-    }
-
-  return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
-
-
-def _cut_row(
-  tokens: tf.Tensor, length: int | None, num_after: int
-) -> tf.Tensor:
-  if length is None:
-    return tokens
-  size = tf.shape(tokens)[0]
-  kept = tf.minimum(size, length) - num_after
-  return tf.concat([tokens[:kept], tokens[size - num_after :]], axis=0)
-
-
-def _cut_rows(
-  tokens: tf.RaggedTensor,
-  length: int | tf.Tensor,
-  after: Sequence[int],
-  *,
-  pad_id: int,
-) -> tf.Tensor:
-  # [rows, None] -> [rows, length]; what is longer loses its end ...
-  dense = tokens.to_tensor(default_value=pad_id, shape=[None, length])
-  if not after:
-    return dense
-  # ... which is put back over its last tokens.
-  is_cut = (tokens.row_lengths() > tf.cast(length, tf.int64))[:, None]
-  ends = tf.where(
-    is_cut, tf.constant([after], tf.int32), dense[:, -len(after) :]
-  )
-  return tf.concat([dense[:, : -len(after)], ends], axis=1)
-
-
-def make_dual_encoder_preprocessors(
-  config: DualEncoderConfig,
+def make_inference_preprocessors(
+  languages: Sequence[str],
 ) -> tuple[Callable[..., tf.data.Dataset], ...]:
-  """The preprocessors of a dual-encoder task, in order."""
+  """The preprocessors of a task that asks for questions to passages."""
 
-  def to_texts(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    return to_query_and_passages(dataset, config)
+  def to_pairs(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    return to_passage_and_languages(dataset, languages)
 
   return (
-    to_texts,
-    tokenize_if_small,
+    to_pairs,
+    to_prompt_and_question,
+    tokenize_prompts,
     seqio.CacheDatasetPlaceholder(),
-    sample_passages,
-    tokenize_texts,
-    cut_to_length,
+    cut_prompts,
+    seqio.preprocessors.append_eos_after_trim,
   )

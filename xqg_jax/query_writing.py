@@ -24,10 +24,17 @@ from xqg_jax.decoding import (
 )
 from xqg_jax.errors import InputError
 from xqg_jax.languages import Language
-from xqg_jax.prompts import make_prompt
+from xqg_jax.prompts import (
+  check_limit,
+  cut_prompt,
+  make_prompt,
+  make_prompt_parts,
+)
 from xqg_jax.records import Passage
 
 _NUM_BUCKETS = 4
+# Tokens of the longest text.
+_NO_LIMIT = 2**30
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,11 +162,29 @@ class QueryWriter:
       for row, (passage, tokens) in enumerate(zip(passages, rows, strict=True)):
         is_cut = len(tokens) > limit
         if is_cut:
-          tokens = np.append(tokens[: limit - 1], tokens[-1])
+          tokens = self._cut(passage, language)
         prompts.append(
           Prompt(row, passage.passage_id, language.code, tokens, is_cut)
         )
     return prompts
+
+  def _cut(
+    self, passage: Passage, language: Language
+  ) -> Int[np.ndarray, " length"]:
+    """The tokens of a prompt that is too long, cut as in training."""
+    limit = self.settings.max_input_length
+    parts = make_prompt_parts(passage, language)
+    rows = self.generator.tokenizer.encode_batch(parts, max_length=_NO_LIMIT)
+    # Each row ends with the end of sequence.
+    num_instruction, num_head, _ = (len(row) - 1 for row in rows)
+    check_limit(limit, num_instruction)
+    kept = cut_prompt(
+      rows[2][:-1],
+      num_instruction=num_instruction,
+      num_head=num_head,
+      limit=limit - 1,
+    )
+    return np.append(kept, rows[2][-1])
 
   def make_batches(self, prompts: Sequence[Prompt]) -> Iterator[PromptBatch]:
     """Batches of the prompts, by length and, within that, by language.

@@ -1,7 +1,8 @@
-"""A SeqIO vocabulary over a Hugging Face `tokenizer.json`."""
+"""SeqIO vocabularies: over a `tokenizer.json`, or mT5's SentencePiece."""
 
 import functools
 import os
+import pathlib
 import threading
 from collections.abc import Iterable, Sequence
 
@@ -9,10 +10,102 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
-from xqg_jax.tokenizers import Tokenizer, load_tokenizer
+from xqg_jax.errors import InputError
+from xqg_jax.files import read_json
+from xqg_jax.tokenizers import SETTINGS_FILE, Tokenizer, load_tokenizer
+
+# Where T5X's checkpoints of mT5 find their vocabulary.
+MT5_SENTENCEPIECE = (
+  "gs://t5-data/vocabs/mc4.250000.100extra/sentencepiece.model"
+)
+SENTENCEPIECE_FILE = "spiece.model"
 
 # Longer than any text; a tokenizer that is not asked to cut keeps all.
 _NO_LIMIT = 2**30
+
+# Different vocabularies hardly cut all of these alike.
+_PROBES = (
+  "Generate a Finnish question for this passage: Lake Como, 1,460 m² (2019)",
+  "متى تأسست جامعة القاهرة؟",
+  "ঢাকা বিশ্ববিদ্যালয় কবে প্রতিষ্ঠিত হয়?",
+  "Missä Helsingin yliopiston kirjasto sijaitsee?",
+  "東京大学はいつ設立されましたか？",
+  "서울대학교는 언제 설립되었나요?",
+  "Когда был основан Московский университет?",
+  "ఆంధ్ర విశ్వవిద్యాలయం ఎప్పుడు స్థాపించబడింది?",
+)
+
+
+def load_vocabulary(
+  path: Tokenizer | str | os.PathLike,
+) -> seqio.Vocabulary:
+  """The vocabulary of a model; its files are read when first needed.
+
+  Args:
+    path: a tokenizer; a `.model` file of SentencePiece, also on `gs://`; a
+      folder with `spiece.model` (mT5, T5) or `tokenizer.json`; or the name of
+      a model on the Hugging Face hub.
+
+  Returns:
+    `seqio.SentencePieceVocabulary` for SentencePiece models, as T5X uses it,
+    else `HuggingFaceVocabulary`.
+  """
+  if isinstance(path, Tokenizer):
+    return HuggingFaceVocabulary(path)
+  name = os.fspath(path)
+  if name.endswith(".model"):
+    return seqio.SentencePieceVocabulary(name)
+  folder = pathlib.Path(name)
+  if (folder / SENTENCEPIECE_FILE).exists():
+    return seqio.SentencePieceVocabulary(
+      str(folder / SENTENCEPIECE_FILE), extra_ids=_read_extra_ids(folder)
+    )
+  return HuggingFaceVocabulary(path)
+
+
+def _read_extra_ids(folder: pathlib.Path) -> int:
+  """Sentinels beyond the SentencePiece model: T5 has 100, mT5 none."""
+  path = folder / SETTINGS_FILE
+  return int(read_json(path).get("extra_ids") or 0) if path.exists() else 0
+
+
+def is_vocabulary_of(
+  vocabulary: seqio.Vocabulary, tokenizer: Tokenizer
+) -> bool:
+  """Whether a task's token ids mean the same to a model's tokenizer.
+
+  A SentencePiece model and a `tokenizer.json` are compared by the ids that
+  they give to text in eight languages.
+  """
+  own = HuggingFaceVocabulary(tokenizer)
+  if isinstance(vocabulary, HuggingFaceVocabulary):
+    return vocabulary == own
+  if (vocabulary.pad_id, vocabulary.eos_id) != (own.pad_id, own.eos_id):
+    return False
+  return all(
+    list(vocabulary.encode(text)) == own.encode(text) for text in _PROBES
+  )
+
+
+def _load_tokenizer(source: str | os.PathLike) -> Tokenizer:
+  """Loads a folder's tokenizer, or a hub model's without its weights."""
+  if pathlib.Path(source).exists() or str(source).startswith((".", "/")):
+    return load_tokenizer(source)
+  import huggingface_hub
+  from huggingface_hub import errors
+
+  try:
+    folder = huggingface_hub.snapshot_download(
+      str(source), allow_patterns=["*.json", "*.txt", "*.model"]
+    )
+  except (OSError, ValueError, errors.HfHubHTTPError) as error:
+    line = str(error).strip().splitlines()[0]
+    raise InputError(
+      f"no such folder, nor to be had from the hub ({line})",
+      where=source,
+      mend="check the path or the name of the tokenizer",
+    ) from None
+  return load_tokenizer(folder)
 
 
 class HuggingFaceVocabulary(seqio.Vocabulary):
@@ -27,7 +120,7 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
   """
 
   def __init__(self, tokenizer: Tokenizer | str | os.PathLike):
-    """Wraps a tokenizer or the folder that holds one."""
+    """Wraps a tokenizer, the folder that holds one, or a hub model's."""
     self._source = tokenizer
     # One call at a time: SeqIO tokenises from several threads.
     self._lock = threading.Lock()
@@ -38,7 +131,7 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
     """The tokenizer."""
     if isinstance(self._source, Tokenizer):
       return self._source
-    return load_tokenizer(self._source)
+    return _load_tokenizer(self._source)
 
   @functools.cached_property
   def special_tokens(self) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -1,0 +1,155 @@
+"""Batches of a task: every example once, the same after a restart."""
+
+import collections
+import hashlib
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import seqio
+from tiny_collection import make_pairs
+from tiny_tasks import (
+  DUAL_LENGTHS,
+  GENERATION_LENGTHS,
+  register_tiny_tasks,
+)
+
+from xqg_jax.errors import InputError
+from xqg_jax.feature_converters import (
+  DualEncoderFeatureConverter,
+)
+from xqg_jax.training_data import (
+  EpochSampler,
+  make_batches,
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory):
+  return register_tiny_tasks(tmp_path_factory.mktemp("tiny"))
+
+
+def _batches(count, **kwargs):
+  batches = make_batches(
+    **{
+      "mixture_or_task_name": "tiny_generation",
+      "task_feature_lengths": GENERATION_LENGTHS,
+      "feature_converter": seqio.EncDecFeatureConverter(pack=False),
+      "batch_size": 4,
+      "seed": 5,
+      **kwargs,
+    }
+  )
+  return [next(batches) for _ in range(count)]
+
+
+def _dual(**kwargs):
+  return {
+    "mixture_or_task_name": "tiny_dual_encoder",
+    "task_feature_lengths": DUAL_LENGTHS,
+    "feature_converter": DualEncoderFeatureConverter(0),
+    **kwargs,
+  }
+
+
+def test_an_epoch_has_each_example_once_and_epochs_differ():
+  rows = [
+    tuple(row)
+    for batch in _batches(8)
+    for row in batch["decoder_target_tokens"].tolist()
+  ]
+  assert len(set(rows[:16])) == 16
+  assert set(rows[:16]) == set(rows[16:])
+  assert rows[:16] != rows[16:]
+
+
+@pytest.mark.parametrize("in_memory", [0, 1000])
+@pytest.mark.parametrize("task", [{}, _dual(num_draws=4)])
+def test_batches_from_a_later_step_equal_the_unbroken_ones(in_memory, task):
+  task = {**task, "max_examples_in_memory": in_memory}
+  unbroken = _batches(9, **task)
+  later = _batches(3, start_step=6, **task)
+  for a, b in zip(unbroken[6:], later, strict=True):
+    assert a.keys() == b.keys()
+    for key in a:
+      np.testing.assert_array_equal(a[key], b[key])
+
+
+def _digest(batches):
+  """A digest of all bytes of the batches, in order."""
+  digest = hashlib.sha256()
+  for batch in batches:
+    for key in sorted(batch):
+      digest.update(np.ascontiguousarray(batch[key]).tobytes())
+  return digest.hexdigest()
+
+
+# A mixture that is streamed, and a task that is kept in memory.
+TEN_THOUSAND = [
+  {"batch_size": 500, "max_examples_in_memory": 0},
+  {"batch_size": 500, "mixture_or_task_name": "tiny_generation_fi"},
+]
+
+
+@pytest.mark.slow
+def test_ten_thousand_examples_are_the_same_in_another_process(tmp_path):
+  expected = []
+  for arguments in TEN_THOUSAND:
+    unbroken = _batches(20, **arguments)
+    expected.append(_digest(unbroken))
+    # A run that was stopped in the middle and started again.
+    rest = _batches(2, start_step=10, **arguments)
+    assert _digest(unbroken[10:12]) == _digest(rest)
+  here = str(pathlib.Path(__file__).parent)
+  code = f"""
+import sys
+sys.path.insert(0, {here!r})
+import pathlib
+from test_training_data import TEN_THOUSAND, _batches, _digest
+from tiny_tasks import register_tiny_tasks
+register_tiny_tasks(pathlib.Path({str(tmp_path)!r}))
+print(*(_digest(_batches(20, **arguments)) for arguments in TEN_THOUSAND))
+"""
+  result = subprocess.run(
+    [sys.executable, "-c", code], capture_output=True, text=True, check=True
+  )
+  assert result.stdout.split()[-2:] == expected
+
+
+@pytest.mark.parametrize("num_hosts", [1, 3])
+def test_hosts_share_out_every_example_once(num_hosts):
+  seen = []
+  for task in seqio.get_mixture_or_task("tiny_generation").tasks:
+    for index in range(num_hosts):
+      dataset = task.get_dataset(
+        GENERATION_LENGTHS,
+        shuffle=True,
+        seed=1,
+        num_epochs=1,
+        shard_info=seqio.ShardInfo(index, num_hosts),
+      )
+      seen += [e["targets_pretokenized"] for e in dataset.as_numpy_iterator()]
+  assert sorted(seen) == sorted(pair.query.encode() for pair in make_pairs())
+
+
+def test_sampler_shares_epochs_by_the_rates():
+  sampler = EpochSampler([6, 2], [1.0, 1.0], seed=0)
+  assert sampler.shares == [4, 4]
+  counts = collections.Counter(sampler.rows(0, 24).tolist())
+  # Three epochs: 12 draws of six examples, 12 of two.
+  assert counts == {**dict.fromkeys(range(6), 2), 6: 6, 7: 6}
+  np.testing.assert_array_equal(sampler.rows(0, 24)[5:17], sampler.rows(5, 12))
+
+
+def test_sampler_takes_turns_among_the_draws():
+  sampler = EpochSampler([3, 2], [3, 2], seed=1, num_draws=2)
+  assert sorted(sampler.epoch(0)) == [0, 1, 2, 6, 7]
+  assert sorted(sampler.epoch(1)) == [3, 4, 5, 8, 9]
+  assert sorted(sampler.epoch(2)) == [0, 1, 2, 6, 7]
+
+
+def test_unknown_task_names_the_known_ones():
+  with pytest.raises(InputError, match="tiny_generation"):
+    _batches(1, mixture_or_task_name="tiny_generatoin")
