@@ -18,6 +18,7 @@ REQUIRED = [
   "optax>=0.2.8,<0.3",  # 0.3 may drop the deprecated transform aliases
   # Checkpoints: the on-disk layout is stable within 0.12.
   "orbax-checkpoint>=0.12.8,<0.13",
+  "etils[epath]>=1.10,<2",  # folders on gs:// and s3://
   "tensorstore>=0.1.84,<0.2",  # the first with every zarr3 option used here
   # 1.4 is the first with numpy 2; 1.4.2's optional TensorFlow ops are built
   # for 2.20, the bound of the extra `tasks`.
@@ -43,16 +44,20 @@ TASKS = [
   "tensorflow>=2.20.0,<2.21",
   "tensorflow-text>=2.20.0,<2.21",
   "tensorflow-datasets>=4.9.10,<5",  # the first without the `imp` module
+  "sacrebleu>=2.4,<3",  # chrF, with its signature
 ]
 
 TEST = [
   *TASKS,
   "pytest>=8.3,<10",
+  "pytest-xdist>=3.6,<4",  # two files of tests at a time
   "hypothesis>=6.100,<7",
   "beartype>=0.20,<0.30",  # runtime checks of jaxtyping annotations
   # Reference models, never imported by the package; one build, because the
   # tolerances of the parity tests were met with it.
   "torch==2.13.0",
+  # Opens exported dual encoders; 6 renamed the modules' types.
+  "sentence-transformers>=6.2,<7",
   "ruff==0.17.6",  # the formatter changes between releases
 ]
 
@@ -85,6 +90,7 @@ setup(
   extras_require={
     "tasks": TASKS,
     "test": TEST,
+    "torch": ["torch>=2.2"],  # reads pytorch_model.bin, nothing else
     # T5X itself is not on PyPI: README, "Fine-tuning with T5X".
     "t5x": [
       *TASKS,
@@ -96,6 +102,8 @@ setup(
     ],
     "gpu": ["jax[cuda12]>=0.10.2,<0.11"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    # Compiles TPU programs on any machine: the build that `tpu` runs.
+    "tpu-plan": ["libtpu>=0.0.42,<0.0.43"],
     "bench": ["torch==2.13.0", "sentence-transformers>=5.1,<7", "faiss-cpu"],
   },
   entry_points={"console_scripts": ["xqg = xqg_jax.cli:main"]},

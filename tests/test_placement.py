@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
@@ -9,73 +10,16 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+import tiny_t5
 from jax.sharding import NamedSharding, PartitionSpec
 
 from xqg_jax import checkpoints
 from xqg_jax.checkpoints.placement import place_on
 from xqg_jax.models import t5
-from xqg_jax.models.parameters import param_shapes
 from xqg_jax.sharding import make_mesh
 from xqg_jax.tokenizers import train_tokenizer
 
-# Few layers and narrow, with mT5's own vocabulary: like the real ones, its
-# two tables are most of it.
-WIDE = t5.T5Config(
-  vocab_size=250_112,
-  emb_dim=128,
-  num_heads=2,
-  head_dim=64,
-  mlp_dim=256,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
-
-# Loads a query generator in a process of its own and prints, in bytes, the
-# peak of the memory that belongs to no file, beyond what it held before and
-# the parameters themselves.
-MEASURE = """
-import json, re, sys, threading, time
-import jax
-from xqg_jax.checkpoints import load_query_generator
-
-def own_memory():
-  with open("/proc/self/status") as file:
-    found = re.search(r"RssAnon:\\s+(\\d+) kB", file.read())
-  return int(found[1]) * 1024
-
-def watch():
-  while not done.wait(0.001):
-    peak[0] = max(peak[0], own_memory())
-
-jax.numpy.zeros(1).block_until_ready()
-before, peak, done = own_memory(), [0], threading.Event()
-watcher = threading.Thread(target=watch)
-watcher.start()
-generator = load_query_generator(sys.argv[1])
-done.set()
-watcher.join()
-sizes = [x.nbytes for x in jax.tree.leaves(generator.params)]
-print(json.dumps(
-  {"extra": peak[0] - before - sum(sizes), "largest": max(sizes)}
-))
-"""
-
-
-def write_random_mt5(folder, config):
-  """A Hugging Face folder of random tensors, written one after another."""
-  shapes = param_shapes(t5.T5(config=config))
-  rng = np.random.default_rng(0)
-  block = rng.normal(size=2**20).astype(np.float32)
-  params = jax.tree.map(
-    lambda x: np.resize(block, x.shape).astype(np.float32), shapes
-  )
-  tensors = t5.params_to_hf(params, config)
-  folder.mkdir(exist_ok=True)
-  checkpoints.write_safetensors(folder / "model.safetensors", tensors)
-  words = train_tokenizer(["the old mill"], vocab_size=40, style="t5")
-  checkpoints.save_model_files(
-    folder, model_config_hf=config.to_hf(), tokenizer=words
-  )
+BENCHMARKS = pathlib.Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.mark.slow
@@ -83,10 +27,10 @@ def write_random_mt5(folder, config):
   not os.path.exists("/proc/self/status"),  # noqa: PTH110
   reason="memory is read from Linux's /proc",
 )
-def test_loading_holds_little_beside_the_parameters(tmp_path):
-  write_random_mt5(tmp_path / "mt5", WIDE)
+def test_loading_holds_little_beside_the_parameters():
+  script = BENCHMARKS / "loading_memory.py"
   done = subprocess.run(
-    [sys.executable, "-c", MEASURE, str(tmp_path / "mt5")],
+    [sys.executable, str(script), "--size", "narrow"],
     capture_output=True,
     text=True,
     env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
@@ -137,20 +81,19 @@ def test_parameters_do_not_follow_the_file(tmp_path):
 
 @pytest.mark.slow
 def test_a_loaded_generator_is_split_over_a_mesh(tmp_path):
-  config = t5.T5Config(
-    vocab_size=64,
-    emb_dim=16,
-    num_heads=4,
-    head_dim=4,
-    mlp_dim=24,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
+  torch_model = tiny_t5.untie(tiny_t5.make_torch_model(tiny_t5.SHAPES[2]))
+  module, params = tiny_t5.to_ours(torch_model)
+  words = train_tokenizer(["the old mill"], vocab_size=40, style="t5")
+  checkpoints.save_model_files(
+    tmp_path, model_config_hf=module.config.to_hf(), tokenizer=words
   )
-  write_random_mt5(tmp_path / "mt5", config)
-  whole = checkpoints.load_query_generator(tmp_path / "mt5")
-  split = checkpoints.load_query_generator(tmp_path / "mt5", mesh=make_mesh(4))
+  checkpoints.write_safetensors(
+    tmp_path / "model.safetensors", t5.params_to_hf(params, module.config)
+  )
+  whole = checkpoints.load_query_generator(tmp_path)
+  split = checkpoints.load_query_generator(tmp_path, mesh=make_mesh(2))
   kernel = split.params["encoder"]["layers_0"]["mlp"]["wi_0"]["kernel"]
   assert kernel.sharding.spec == PartitionSpec(None, "model")
-  assert kernel.addressable_shards[0].data.shape == (16, 6)
+  assert kernel.addressable_shards[0].data.shape == (20, 14)
   jax.tree.map(np.testing.assert_array_equal, split.params, whole.params)
   assert split.fingerprint == whole.fingerprint
