@@ -124,9 +124,17 @@ def test_last_hidden_state_equals_torch(shape, model_type):
     )
 
 
-@pytest.mark.parametrize("model_type", ["bert", "xlm-roberta"])
-def test_gradients_equal_torch(model_type):
-  config = _config(SHAPES[0], model_type)
+@pytest.mark.parametrize(
+  ("shape", "model_type"),
+  [
+    (SHAPES[0], "bert"),
+    (SHAPES[0], "xlm-roberta"),
+    (SHAPES[1], "bert"),
+    (SHAPES[2], "xlm-roberta"),
+  ],
+)
+def test_gradients_equal_torch(shape, model_type):
+  config = _config(shape, model_type)
   torch, model = _torch_model(config)
   params = bert.params_from_hf(_tensors(model), config)
   rows = _rows(config, (4, 9, 6), 9)

@@ -1,9 +1,11 @@
 """Model folders in and out, damaged ones, and the real e5."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import struct
+import sys
 
 import flax.serialization
 import jax
@@ -14,8 +16,8 @@ import pytest
 
 from xqg_jax import checkpoints
 from xqg_jax.errors import InputError
-from xqg_jax.files import read_json, write_json
-from xqg_jax.models import bert, t5
+from xqg_jax.files import write_json
+from xqg_jax.models import bert
 from xqg_jax.models.dual_encoder import DualEncoderConfig
 from xqg_jax.records import read_questions
 from xqg_jax.tokenizers import train_tokenizer
@@ -56,9 +58,11 @@ def hf_folder(tmp_path) -> pathlib.Path:
   return _write_folder(tmp_path / "hf", TENSORS)
 
 
-def _write_folder(folder: pathlib.Path, tensors=None) -> pathlib.Path:
+def _write_folder(
+  folder: pathlib.Path, tensors=None, config=MODEL
+) -> pathlib.Path:
   checkpoints.save_model_files(
-    folder, model_config_hf=MODEL.to_hf(), tokenizer=TOKENIZER
+    folder, model_config_hf=config.to_hf(), tokenizer=TOKENIZER
   )
   if tensors is not None:
     checkpoints.write_safetensors(folder / "model.safetensors", tensors)
@@ -121,7 +125,15 @@ def test_half_precision_files_become_float32(tmp_path, dtype):
   _assert_same(encoder, {n: x.astype(np.float32) for n, x in halves.items()})
 
 
-def test_flax_msgpack(tmp_path):
+XLMR = dataclasses.replace(
+  MODEL, model_type="xlm-roberta", type_vocab_size=1, pad_token_id=1
+)
+
+
+@pytest.mark.parametrize(
+  ("prefix", "config"), [("bert", MODEL), ("roberta", XLMR)]
+)
+def test_flax_msgpack(tmp_path, prefix, config):
   def nested(name, value):
     *path, last = name.split(".")
     if last == "weight":
@@ -129,12 +141,14 @@ def test_flax_msgpack(tmp_path):
       last = "embedding" if table else "scale" if norm else "kernel"
     return (*path, last), value.T if last == "kernel" else value
 
-  flat = dict(nested(name, value) for name, value in TENSORS.items())
-  tree = {"bert": flax.traverse_util.unflatten_dict(flat)}
-  folder = _write_folder(tmp_path)
+  tensors = _random_tensors(config)
+  flat = dict(nested(name, value) for name, value in tensors.items())
+  tree = {prefix: flax.traverse_util.unflatten_dict(flat)}
+  tree["lm_head"] = {"dense": {"kernel": np.zeros((16, 16), np.float32)}}
+  folder = _write_folder(tmp_path, config=config)
   path = folder / "flax_model.msgpack"
   path.write_bytes(flax.serialization.msgpack_serialize(tree))
-  _assert_same(_load(folder))
+  _assert_same(_load(folder), tensors)
   path.write_bytes(path.read_bytes()[:-100])
   with pytest.raises(InputError, match=r"flax_model\.msgpack: not Flax"):
     _load(folder)
@@ -144,11 +158,39 @@ def test_pytorch_file(tmp_path):
   torch = pytest.importorskip("torch", reason="writes a PyTorch file")
   folder = _write_folder(tmp_path)
   path = folder / "pytorch_model.bin"
-  torch.save({n: torch.tensor(x) for n, x in TENSORS.items()}, path)
-  _assert_same(_load(folder))
-  torch.save({"weight": pathlib.Path("a")}, path)
-  with pytest.raises(InputError, match="not a PyTorch file of plain tensors"):
+  for is_zip in (True, False):  # False: as torch wrote before 1.6.
+
+    def save(content, is_zip=is_zip):
+      torch.save(content, path, _use_new_zipfile_serialization=is_zip)
+
+    tensors = {n: torch.tensor(x) for n, x in TENSORS.items()}
+    tensors[LAST] = torch.nn.Parameter(tensors[LAST])
+    save(tensors)
+    _assert_same(_load(folder))
+    data = path.read_bytes()
+    for size in (len(data) - 4, len(data) // 2, 10, 0):
+      path.write_bytes(data[:size])
+      _assert_is_no_pytorch_file(folder)
+    for other in (pathlib.Path("a"), {"b": torch.ones(2)}):
+      save({"weight": other})
+      _assert_is_no_pytorch_file(folder)
+
+
+def _assert_is_no_pytorch_file(folder):
+  expected = r"pytorch_model\.bin: cut off, or not a PyTorch file of plain "
+  with pytest.raises(InputError, match=expected) as error:
     _load(folder)
+  assert len(str(error.value).removeprefix(str(folder))) < 200
+
+
+def test_a_pytorch_file_without_torch_is_an_input_error(tmp_path, monkeypatch):
+  folder = _write_folder(tmp_path)
+  (folder / "pytorch_model.bin").write_bytes(b"PK")
+  monkeypatch.setitem(sys.modules, "torch", None)
+  with pytest.raises(InputError, match=r"bin: reading a PyTorch .*torch; run"):
+    checkpoints.read_hf_tensors(folder)
+  with pytest.raises(InputError, match=r"`pip install 'xqg_jax\[torch\]'`"):
+    checkpoints.read_hf_tensors(folder)
 
 
 def test_reading_is_lazy(hf_folder):
@@ -279,6 +321,8 @@ def test_bad_tensors_are_input_errors(tmp_path):
     rf"tensor {LAST} has shape \(7,\), expected \(16,\)": TENSORS
     | {LAST: wrong},
     f"tensor {LAST} has values that are NaN": TENSORS
+    | {LAST: np.where(np.arange(16) == 15, np.nan, TENSORS[LAST])},
+    f"tensor {LAST} has values that are NaN or infinite": TENSORS
     | {LAST: np.full(16, np.inf, np.float32)},
   }
   for number, (message, tensors) in enumerate(bad.items()):
@@ -386,46 +430,6 @@ def _embed(encoder, texts):
   rows = map(jnp.asarray, (tokens, segment_ids, positions))
   vectors = embed(encoder.params, *rows, side="query", num_segments=1)
   return np.asarray(vectors)[:, 0]
-
-
-# --------------------------------------------------------- query generator
-
-
-def test_query_generator_from_every_form(tmp_path):
-  config = t5.T5Config(
-    vocab_size=64,
-    emb_dim=16,
-    num_heads=2,
-    head_dim=4,
-    mlp_dim=24,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-  )
-  dummy = jax.ShapeDtypeStruct((1, 2), jnp.int32)
-  shapes = jax.eval_shape(
-    t5.T5(config=config).init, jax.random.key(0), *(dummy,) * 3
-  )
-  rng = np.random.default_rng(0)
-  params = jax.tree.map(
-    lambda x: rng.normal(size=x.shape).astype(np.float32), shapes["params"]
-  )
-  words = train_tokenizer(["the old mill"], vocab_size=40, style="t5")
-  ours = tmp_path / "ours"
-  checkpoints.save_model_files(
-    ours, model_config_hf=config.to_hf(), tokenizer=words
-  )
-  checkpoints.save_params(ours, 5, params)
-  generator = checkpoints.load_query_generator(ours)
-  assert generator.config == config
-  assert generator.tokenizer.eos_id == 1
-  jax.tree.map(np.testing.assert_array_equal, generator.params, params)
-  checkpoints.export_query_generator(tmp_path / "hf", generator)
-  again = checkpoints.load_query_generator(tmp_path / "hf")
-  assert again.fingerprint == generator.fingerprint
-  values = read_json(ours / "config.json") | {"vocab_size": 10}
-  write_json(ours / "config.json", values)
-  with pytest.raises(InputError, match=r"shared\.weight has 10 rows"):
-    checkpoints.load_query_generator(ours)
 
 
 # ------------------------------------------------------------- the real e5

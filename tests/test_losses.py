@@ -75,7 +75,7 @@ def _tokens(batch=3, length=7, embed=5, vocab=11):
   hidden = rng.normal(size=(batch, length, embed)).astype(np.float32)
   kernel = rng.normal(size=(embed, vocab)).astype(np.float32)
   targets = rng.integers(0, vocab, (batch, length)).astype(np.int32)
-  lengths = np.array([[7], [4], [1]])
+  lengths = np.resize([7, 4, 1], (batch, 1))
   weights = (np.arange(length) < lengths).astype(np.float32)
   return tuple(map(jnp.asarray, (hidden, kernel, targets, weights)))
 
@@ -95,7 +95,16 @@ def test_cross_entropy_equals_torch():
 
 @pytest.mark.parametrize("chunk_length", [1, 2, 3, 7, 100, None])
 def test_chunked_cross_entropy_equals_plain(chunk_length):
-  hidden, kernel, targets, weights = _tokens()
+  _assert_chunked_equals_plain(_tokens(), chunk_length)
+
+
+def test_chunked_cross_entropy_equals_plain_over_many_words():
+  tokens = _tokens(batch=4, length=8, vocab=8_000)
+  _assert_chunked_equals_plain(tokens, chunk_length=3)
+
+
+def _assert_chunked_equals_plain(tokens, chunk_length):
+  hidden, kernel, targets, weights = tokens
 
   def plain(h, k):
     return cross_entropy(h, k, targets, weights)

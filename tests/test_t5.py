@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_t5
+import tiny_t5x
 from flax.linen import partitioning
 from flax.traverse_util import flatten_dict
 
@@ -96,6 +97,9 @@ def test_mt5_without_output_layer_takes_the_embedding_unscaled():
   import torch
 
   model = tiny_t5.make_torch_model(tiny_t5.SHAPES[1])
+  with torch.no_grad():
+    # Unscaled products with rows of deviation 1 would be about 5, not 1.
+    model.shared.weight.div_(4)
   tensors = tiny_t5.to_tensors(model)
   tensors.pop("lm_head.weight", None)
   config = t5.T5Config.from_hf(model.config.to_dict())
@@ -107,13 +111,20 @@ def test_mt5_without_output_layer_takes_the_embedding_unscaled():
       decoder_input_ids=torch.tensor(rows).long(),
     ).logits
   logits = tiny_t5.apply(t5.T5(config=config), params, rows, rows, rows)
-  np.testing.assert_allclose(logits, reference.numpy(), atol=1e-4)
+  np.testing.assert_allclose(logits, reference.numpy(), atol=1e-5)
 
 
-def test_gradients_equal_torch():
+@pytest.mark.parametrize(
+  "shape",
+  [
+    *tiny_t5.SHAPES[:2],
+    pytest.param(tiny_t5.SHAPES[2], marks=pytest.mark.slow),
+  ],
+)
+def test_gradients_equal_torch(shape):
   import torch
 
-  model = tiny_t5.untie(tiny_t5.make_torch_model(tiny_t5.SHAPES[0]))
+  model = tiny_t5.untie(tiny_t5.make_torch_model(shape))
   module, params = tiny_t5.to_ours(model)
   inputs, targets = (tiny_t5.make_rows([n, n], n) for n in (11, 5))
   shifted = tiny_t5.shift_right(targets)
@@ -313,7 +324,7 @@ def test_names_shapes_and_axes_are_those_of_t5x():
 @pytest.mark.parametrize("tied", [False, True])
 def test_parameters_of_the_stock_network_of_t5x_are_ours(tied):
   network = pytest.importorskip(
-    "t5x.examples.t5.network", reason="T5X is not installed"
+    "t5x.examples.t5.network", reason=tiny_t5x.GET_T5X
   )
   shape = {
     field: getattr(TINY, field)
@@ -380,16 +391,16 @@ def _tensors():
 @pytest.mark.parametrize(
   ("name", "value", "expected"),
   [
-    ("encoder.final_layer_norm.weight", None, "missing"),
-    ("encoder.block.7.layer.0.layer_norm.weight", np.ones(16), "unexpected"),
-    ("shared.weight", np.ones((299, 16)), r"\(299, 16\).*\(300, 16\)"),
+    ("encoder.final_layer_norm.weight", None, r"\(1 of 28 are missing\)"),
+    ("encoder.block.7.layer.0.layer_norm.weight", np.ones(16), "has no place"),
+    ("shared.weight", np.ones((299, 16)), r"\(299, 16\), expected \(300, 16\)"),
   ],
 )
 def test_unfit_tensors_are_named(name, value, expected):
   tensors = {k: v for k, v in _tensors().items() if k != name}
   if value is not None:
     tensors[name] = value
-  with pytest.raises(InputError, match=f"tensor {name}: .*{expected}"):
+  with pytest.raises(InputError, match=f"tensor {name} .*{expected}"):
     t5.params_from_hf(tensors, TINY)
 
 

@@ -31,9 +31,13 @@ DUAL_ENCODER_FILE = "dual_encoder.json"
 
 # Such as xlm-roberta-base or intfloat/multilingual-e5-small.
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
-# Weights as safetensors first; the other formats only where there are none.
-_HUB_FILES = ("*.json", "*.txt", "*.model", "*.safetensors", "*_Dense/*")
-_HUB_OTHER_WEIGHTS = ("flax_model.msgpack", "pytorch_model*.bin")
+_HUB_FILES = ("*.json", "*.txt", "*.model", "*_Dense/*")
+# The first form that is there is downloaded, and no other.
+_HUB_WEIGHTS = (
+  "model*.safetensors",
+  "flax_model*.msgpack",
+  "pytorch_model*.bin",
+)
 
 
 def find_folder(
@@ -100,13 +104,13 @@ def _download(name: str) -> pathlib.Path:
   from huggingface_hub import errors
 
   try:
-    folder = huggingface_hub.snapshot_download(
-      name, allow_patterns=list(_HUB_FILES)
-    )
-    if find_hf_weights(folder) is None:
+    for form in _HUB_WEIGHTS:
+      # The asterisk lets in those of a side or of another subfolder.
       folder = huggingface_hub.snapshot_download(
-        name, allow_patterns=[*_HUB_FILES, *_HUB_OTHER_WEIGHTS]
+        name, allow_patterns=[*_HUB_FILES, f"*{form}"]
       )
+      if any(pathlib.Path(folder).glob(form)):
+        break
   except (OSError, ValueError, errors.HfHubHTTPError) as error:
     line = str(error).strip().splitlines()[0]
     raise InputError(

@@ -7,7 +7,6 @@ form or ours are copied first; T5X's checkpoints are read where they are.
 import hashlib
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -15,11 +14,10 @@ from typing import Any
 from etils import epath
 from tqdm import tqdm
 
-from xqg_jax.checkpoints.steps import PARAMS_ITEM
+from xqg_jax.checkpoints.steps import PARAMS_ITEM, STEP_FOLDER
 from xqg_jax.errors import InputError
 from xqg_jax.files import atomic_path
 
-_STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 _SMALL_FILES = (".json", ".txt", ".model")
 # The first form that is there is copied, and no other.
 _WEIGHTS = (".safetensors", ".msgpack", ".bin")
@@ -48,7 +46,7 @@ def mirror_folder(url: str | os.PathLike) -> pathlib.Path:
   key = hashlib.sha256(str(source).encode()).hexdigest()[:16]
   cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
   target = pathlib.Path(cache).expanduser() / "xqg_jax" / key / source.name
-  is_step = _STEP_FOLDER.fullmatch(source.name) is not None
+  is_step = STEP_FOLDER.fullmatch(source.name) is not None
   try:
     if is_step:
       _copy(source.parent, target.parent, steps=[source])
@@ -69,7 +67,7 @@ def _newest_step(folder: epath.Path) -> list[epath.Path]:
   steps = [
     (int(match[1]), path)
     for path in folder.iterdir()
-    if (match := _STEP_FOLDER.fullmatch(path.name))
+    if (match := STEP_FOLDER.fullmatch(path.name))
     and (path / PARAMS_ITEM).is_dir()
   ]
   return [max(steps)[1]] if steps else []
@@ -105,7 +103,7 @@ def _find_files(
     is_small = path.suffix in _SMALL_FILES
     if is_small or (with_weights and path.suffix == weights):
       yield path
-    elif not path.suffix and not _STEP_FOLDER.fullmatch(path.name):
+    elif not path.suffix and not STEP_FOLDER.fullmatch(path.name):
       if path.is_dir():
         yield from _find_files(path, with_weights=with_weights)
 

@@ -19,7 +19,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.files import atomic_path
 
 PARAMS_ITEM = "params"
-_STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
+STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 
 
 def step_folder(model_dir: str | os.PathLike, step: int) -> pathlib.Path:
@@ -44,7 +44,7 @@ def list_steps(model_dir: str | os.PathLike) -> list[int]:
   """The steps of finished checkpoints with parameters, oldest first."""
   folder = pathlib.Path(model_dir)
   found = (
-    _STEP_FOLDER.fullmatch(path.name)
+    STEP_FOLDER.fullmatch(path.name)
     for path in (folder.iterdir() if folder.is_dir() else ())
     if (path / PARAMS_ITEM).is_dir()
   )
@@ -58,7 +58,7 @@ def find_checkpoint(checkpoint_path: str | os.PathLike) -> pathlib.Path | None:
     checkpoint_path: such a folder, or a MODEL_DIR: then its newest step.
   """
   path = pathlib.Path(checkpoint_path)
-  if _STEP_FOLDER.fullmatch(path.name) and (path / PARAMS_ITEM).is_dir():
+  if STEP_FOLDER.fullmatch(path.name) and (path / PARAMS_ITEM).is_dir():
     return path
   steps = list_steps(path)
   return step_folder(path, steps[-1]) if steps else None

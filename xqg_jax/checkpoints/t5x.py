@@ -11,6 +11,7 @@ from flax import traverse_util
 
 from xqg_jax.checkpoints.locations import Location, is_url
 from xqg_jax.checkpoints.placement import place_on
+from xqg_jax.checkpoints.steps import STEP_FOLDER
 from xqg_jax.checkpoints.t5x_layouts import (
   T5xCheckpoint,
   T5xTensor,
@@ -26,7 +27,6 @@ from xqg_jax.tokenizers import load_tokenizer as load_tokenizer_folder
 
 SENTENCEPIECE_FILES = ("sentencepiece.model", "spiece.model")
 _KNOWN_FILES = (TOKENIZER_FILE, *SENTENCEPIECE_FILES)
-_STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 _TOKENIZER_FILES = (TOKENIZER_FILE, SETTINGS_FILE, "special_tokens_map.json")
 
 
@@ -43,7 +43,7 @@ def find_t5x_step(path: str | os.PathLike) -> Location | None:
   steps = [
     (int(match[1]), name)
     for name in folder.list_names()
-    if (match := _STEP_FOLDER.fullmatch(name)) and is_t5x_step(folder / name)
+    if (match := STEP_FOLDER.fullmatch(name)) and is_t5x_step(folder / name)
   ]
   return folder / max(steps)[1] if steps else None
 

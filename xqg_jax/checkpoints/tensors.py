@@ -89,6 +89,7 @@ def find_hf_weights(folder: str | os.PathLike) -> pathlib.Path | None:
     SAFETENSORS_FILE,
     f"{SAFETENSORS_FILE}.index.json",
     MSGPACK_FILE,
+    f"{MSGPACK_FILE}.index.json",
     TORCH_FILE,
     f"{TORCH_FILE}.index.json",
   )
@@ -130,7 +131,11 @@ def _read_shards(index: pathlib.Path) -> dict:
   for name, file in weight_map.items():
     if file not in files:
       path = index.parent / file
+      if not path.exists():
+        raise InputError("no such file", where=path, mend=_MEND)
       files[file] = _reader_of(path)(path)
+    if file.endswith(".msgpack"):
+      name = _torch_name(tuple(name.split("/")))
     if name not in files[file]:
       raise InputError(
         f"no tensor {name}", where=index.parent / file, mend=_MEND
@@ -192,8 +197,6 @@ def _read_header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
       if length > path.stat().st_size - 8:
         raise ValueError("its header is cut off")
       return json.loads(file.read(length)), 8 + length
-  except FileNotFoundError:
-    raise InputError("no such file", where=path, mend=_MEND) from None
   except (struct.error, ValueError) as error:
     raise InputError(
       f"not a safetensors file ({error})", where=path, mend=_MEND
@@ -244,18 +247,26 @@ def _read_torch(path: pathlib.Path) -> dict:
     raise InputError(
       "reading a PyTorch file needs torch",
       where=path,
-      mend="run `pip install torch`, or convert the file to "
+      mend="run `pip install 'xqg_jax[torch]'`, or convert the file to "
       f"{SAFETENSORS_FILE}",
     ) from None
   try:
-    state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    state = torch.load(
+      path, map_location="cpu", weights_only=True, mmap=_is_zip(path)
+    )
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+      raise ValueError("it holds other objects")
   except Exception as error:  # torch raises a dozen kinds.
-    line = str(error).strip().splitlines()[0]
+    # What follows the first sentence is advice for programmers.
+    reason = str(error).partition(". ")[0] or type(error).__name__
     raise InputError(
-      f"not a PyTorch file of plain tensors ({line})", where=path, mend=_MEND
+      f"cut off, or not a PyTorch file of plain tensors ({reason})",
+      where=path,
+      mend=_MEND,
     ) from None
 
   def read(tensor: torch.Tensor) -> np.ndarray:
+    tensor = tensor.detach()
     # numpy lacks bfloat16, so its bits pass through as integers.
     if tensor.dtype is torch.bfloat16:
       return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
@@ -265,3 +276,9 @@ def _read_torch(path: pathlib.Path) -> dict:
     name: (path, functools.partial(read, tensor))
     for name, tensor in state.items()
   }
+
+
+def _is_zip(path: pathlib.Path) -> bool:
+  """Whether torch can map a file; before 1.6 it wrote plain pickles."""
+  with path.open("rb") as file:
+    return file.read(2) == b"PK"

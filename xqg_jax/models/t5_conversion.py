@@ -18,6 +18,7 @@ REDUNDANT = (
   "decoder.embed_tokens.weight",
   "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
 )
+_MEND = "take config.json and the weights from one folder"
 
 
 def _attention(hf: str, ours: str) -> Iterator[tuple[str, str, str]]:
@@ -123,10 +124,10 @@ def params_from_hf(
   Raises:
     InputError: a tensor is missing, unexpected, or of another shape.
   """
-  names = list(_names(config, stacks))
+  names, where = list(_names(config, stacks)), getattr(tensors, "where", None)
   others = tuple(f"{stack}." for stack in STACKS if stack not in stacks)
   taken = {name for name in tensors if not name.startswith(others)}
-  _check_names({hf for hf, _, _ in names} - {HEAD}, taken)
+  _check_names([hf for hf, _, _ in names if hf != HEAD], taken, where)
   shapes = _hf_shapes(config)
   params = {}
   for hf, ours, kind in names:
@@ -135,25 +136,30 @@ def params_from_hf(
     tensor = np.asarray(tensors[source])
     if tensor.shape != shapes[kind]:
       raise InputError(
-        f"its shape is {tensor.shape}, the configuration says {shapes[kind]}",
-        where=f"tensor {source}",
-        mend="take config.json and weights from the same checkpoint",
+        f"tensor {source} has shape {tensor.shape}, expected {shapes[kind]}",
+        where=where,
+        mend=_MEND,
       )
     params[ours] = place(ours, tensor if kind == "table" else tensor.T)
   return flax.traverse_util.unflatten_dict(params, sep="/")
 
 
-def _check_names(expected: set[str], found: set[str]) -> None:
-  for what, names in (
-    ("missing", expected - found),
-    ("unexpected", found - expected - {HEAD, *REDUNDANT}),
-  ):
-    if names:
-      raise InputError(
-        f"the tensor is {what} ({len(names)} such in all)",
-        where=f"tensor {min(names)}",
-        mend="take config.json and weights from the same checkpoint",
-      )
+def _check_names(expected: list[str], found: set[str], where: object) -> None:
+  missing = [name for name in expected if name not in found]
+  if missing:
+    raise InputError(
+      f"no tensor {missing[0]} ({len(missing)} of {len(expected)} are missing)",
+      where=where,
+      mend=_MEND,
+    )
+  extra = found - {*expected, HEAD, *REDUNDANT}
+  if extra:
+    raise InputError(
+      f"tensor {min(extra)} has no place in a T5 of the sizes in config.json "
+      f"({len(extra)} such)",
+      where=where,
+      mend=_MEND,
+    )
 
 
 def params_to_hf(
