@@ -50,7 +50,7 @@ def register_generation_tasks(
     _add_task(
       f"{name}_{code}",
       make_source(code),
-      preprocessors.GENERATION_PREPROCESSORS,
+      preprocessors.make_generation_preprocessors(code),
       vocabulary,
     )
   for rate_name, rate in RATES.items():

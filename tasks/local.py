@@ -5,7 +5,6 @@ can say `MIXTURE_OR_TASK_NAME = @tasks.local_generation()`.
 """
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 
 from xqg_jax.tasks.dual_encoder import register_dual_encoder_task
@@ -16,19 +15,17 @@ from xqg_jax.tasks.generation import (
 )
 
 from xqg_jax.data_sources import (
-  QRELS_FILE,
-  QUESTIONS_FILE,
   TrainingPairsSource,
   count_pairs,
+  find_languages,
+  find_splits,
+  keep_splits_in,
 )
-from xqg_jax.errors import InputError
-from xqg_jax.languages import XOR_TYDI_LANGUAGES, get_language
+from xqg_jax.languages import XOR_TYDI_LANGUAGES
 from xqg_jax.models.dual_encoder import DualEncoderConfig
 from xqg_jax.tokenizers import Tokenizer
+from xqg_jax.training_data import report_cut_prompts
 from xqg_jax.vocabularies import load_vocabulary
-
-PAIRS_FILE = "train_pairs.jsonl"
-VALIDATION_FILE = "dev_pairs.jsonl"
 
 TokenizerPath = Tokenizer | str | os.PathLike
 
@@ -66,15 +63,14 @@ def register_local_tasks(
     InputError: no such file, a malformed line, an unknown language.
   """
   paths = find_splits(data_dir)
-  counts = count_pairs(paths["train"])
+  count_pairs(paths["train"])  # refuses malformed lines at once
   if generator_tokenizer is not None:
-    codes = sorted(counts) if languages is None else languages
     register_generation_tasks(
       name=f"{name}_generation",
       make_source=lambda code: TrainingPairsSource(
-        _with_language(paths, code), language=code
+        keep_splits_in(code, paths), language=code
       ),
-      languages=[_check_language(code, paths["train"]) for code in codes],
+      languages=find_languages(paths["train"], languages),
       vocabulary=load_vocabulary(generator_tokenizer),
     )
   if encoder_tokenizer is not None:
@@ -85,38 +81,6 @@ def register_local_tasks(
       vocabulary=load_vocabulary(encoder_tokenizer),
       config=config,
     )
-
-
-def find_splits(data_dir: str | os.PathLike) -> dict[str, pathlib.Path]:
-  """What each split of a folder's tasks reads (`data_sources.read_pairs`)."""
-  folder = pathlib.Path(data_dir)
-  splits = {"train": folder / PAIRS_FILE}
-  if (folder / VALIDATION_FILE).exists():
-    splits["validation"] = folder / VALIDATION_FILE
-  elif (folder / QUESTIONS_FILE).exists() and (folder / QRELS_FILE).exists():
-    splits["validation"] = folder
-  return splits
-
-
-def _with_language(
-  paths: Mapping[str, pathlib.Path], code: str
-) -> dict[str, pathlib.Path]:
-  """The splits that have pairs in the language."""
-  return {
-    split: path
-    for split, path in paths.items()
-    if split == "train" or count_pairs(path).get(code)
-  }
-
-
-def _check_language(code: str, path: pathlib.Path) -> str:
-  if not code:
-    raise InputError(
-      "some pairs have no language",
-      where=path,
-      mend="give each pair a 'lang', or name the languages to use",
-    )
-  return get_language(code, where=path).code
 
 
 def local_generation(
@@ -171,6 +135,7 @@ def local_inference(
   tokenizer: TokenizerPath,
   name: str = "local",
   languages: Sequence[str] = XOR_TYDI_LANGUAGES,
+  task_feature_lengths: Mapping[str, int] | None = None,
 ) -> str:
   """Registers the inference task of a file of passages; returns its name.
 
@@ -179,6 +144,8 @@ def local_inference(
     tokenizer: of the model, as `load_vocabulary` takes it.
     name: prefix of the task's name.
     languages: to ask for.
+    task_feature_lengths: with the limit of prompts, to say in one line how
+      many are cut; None says nothing.
   """
   register_inference_task(
     name=f"{name}_inference",
@@ -186,4 +153,5 @@ def local_inference(
     languages=languages,
     vocabulary=load_vocabulary(tokenizer),
   )
+  report_cut_prompts(f"{name}_inference", task_feature_lengths, split="test")
   return f"{name}_inference"

@@ -30,7 +30,7 @@ from xqg_jax.vocabularies import MT5_SENTENCEPIECE, load_vocabulary
 # split; the pairs have passages of 100 words and hard negatives.
 GOLD_PASSAGES = "xor_tydi/gold_passages:1.0.0"
 XOR_TYDI_PAIRS = "xor_tydi/pairs:1.0.0"
-NATURAL_QUESTIONS = "natural_questions_dpr:1.0.0"
+NATURAL_QUESTIONS = "natural_questions_dpr/dpr:1.0.0"
 
 GENERATION = "xqg_generation"
 DUAL_ENCODER = "xdr_xor_tydi"

@@ -9,7 +9,7 @@ import re
 import gin
 import pytest
 
-from xqg_jax import cli
+from xqg_jax import cli, preparation
 
 RUNS = sorted(cli.STAGES)
 FRAGMENTS = sorted(
@@ -64,6 +64,24 @@ def test_run_file_parses_and_binds_what_the_function_needs(stage):
     parameter.kind is inspect.Parameter.KEYWORD_ONLY
     for parameter in inspect.signature(function).parameters.values()
   )
+
+
+@pytest.mark.parametrize(
+  ("fragment", "config"),
+  [
+    ("models/bert_tiny.gin", "bert_config.BertConfig"),
+    ("models/mt5_tiny.gin", "t5_config.T5Config"),
+    ("t5x/mt5_tiny.gin", "network.T5Config"),
+  ],
+)
+def test_small_models_have_room_for_the_tokenizers_of_prepare(fragment, config):
+  # Not parsed: T5X need not be there.
+  text = (cli.gin_root() / fragment).read_text()
+  _, found, bindings = text.partition(f"\n{config}:\n")
+  assert found
+  size = int(re.search(r"^  vocab_size = (\d+)$", bindings, re.MULTILINE)[1])
+  parameters = inspect.signature(preparation.prepare).parameters
+  assert size >= parameters["vocab_size"].default
 
 
 @pytest.mark.parametrize("fragment", FRAGMENTS)

@@ -121,6 +121,11 @@ def test_cut_prompts_are_counted_and_reported(capsys, tmp_path):
     f"far_generation: {expected} of 16 prompts have more than 16 tokens and "
     "lose the end of their passage"
   )
+  # One task has 8 prompts, the two others 4: not all are looked at.
+  found = report_cut_prompts("far_generation", lengths, max_examples=4)
+  assert found[1] == 12
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith(f"far_generation: {found[0]} of the first 12 prompts")
   assert report_cut_prompts("tiny_dual_encoder", DUAL_LENGTHS) == (0, 0)
   assert report_cut_prompts("tiny_generation", GENERATION_LENGTHS) == (0, 16)
   assert not capsys.readouterr().err

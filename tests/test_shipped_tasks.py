@@ -1,6 +1,7 @@
 """The tasks of XOR-TyDi: registered lightly, read from TFDS, trained on."""
 
 import gzip
+import shutil
 import subprocess
 import sys
 
@@ -18,6 +19,7 @@ from tiny_tasks import (
   register_tiny_tasks,
 )
 
+from xqg_jax.data_sources import TfdsPairsSource
 from xqg_jax.datasets.catalogue import prepare_dataset
 from xqg_jax.errors import InputError
 from xqg_jax.languages import XOR_TYDI_LANGUAGES
@@ -156,6 +158,48 @@ def test_a_shipped_task_trains_natively(tmp_path):
   (first, *_) = read_examples("xqg_generation_fi", None, split="validation")
   assert first["targets_pretokenized"].decode() == pairs[0].query
   tasks.register_xor_tydi_tasks()
+
+
+def test_data_that_are_not_prepared_are_named_with_the_command(tmp_path):
+  # The second has no builder's code, as in `xqg train`.
+  for name in ("xor_tydi/gold_passages", "unknown/gold_passages"):
+    source = TfdsPairsSource(
+      f"{name}:1.0.0", language="fi", tfds_data_dir=str(tmp_path)
+    )
+    for read in (
+      lambda source=source: source.splits,
+      lambda source=source: source.num_input_examples("train"),
+      lambda source=source: source.get_dataset("train"),
+    ):
+      with pytest.raises(InputError) as error:
+        read()
+      assert str(error.value) == (
+        f"{name} is not prepared in {tmp_path}; run `xqg prepare "
+        f"--gin.DATASET={name} --gin.OUTPUT_DIR={tmp_path}`"
+      )
+
+
+def test_data_prepared_anew_are_counted_anew(tmp_path):
+  counts = []
+  for number in (5, 3):
+    folder = tmp_path / "data"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    with gzip.open(folder / "xor-t2e-100w.jsonl.gz", "wt") as file:
+      write_training_pairs(file, make_pairs()[:number])
+    prepare_dataset(
+      dataset="xor_tydi/pairs",
+      output_dir=folder,
+      manual_dir=folder,
+      verify_checksums=False,
+      plain_files=False,
+    )
+    source = TfdsPairsSource(
+      "xor_tydi/pairs:1.0.0", language="fi", tfds_data_dir=str(folder)
+    )
+    counts.append(source.num_input_examples("train"))
+    assert len(list(source.get_dataset("train"))) == number
+  assert counts == [5, 3]
 
 
 def test_a_model_brings_its_tokenizer_to_the_shipped_tasks():

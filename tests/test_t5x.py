@@ -1,6 +1,7 @@
 """T5X, driven by the shipped gin files, on a small invented collection."""
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 import tensorflow as tf
+import tiny_t5x
 
 from xqg_jax import cli, t5x_hooks
 from xqg_jax.checkpoints import load_query_generator
@@ -34,8 +36,7 @@ LANGUAGES = ("fi", "ru")
 
 needs_t5x = pytest.mark.skipif(
   importlib.util.find_spec("t5x") is None,
-  reason="T5X is not installed: see "
-  "https://github.com/google-research/t5x#installation",
+  reason=tiny_t5x.GET_T5X,
 )
 
 
@@ -96,9 +97,10 @@ for size in ("tiny", "small", "base", "large", "xl"):
 # ----------------------------------------------------------------- whole runs
 
 
-def _run(arguments, *, num_devices=1):
+def _run(arguments, *, num_devices=1, folder=None):
   result = subprocess.run(
     [sys.executable, *arguments],
+    cwd=folder,
     env={
       **os.environ,
       "JAX_PLATFORMS": "cpu",
@@ -147,11 +149,12 @@ def _t5x(script, files, folder, *, num_devices=1, **bindings):
     [
       "-m",
       f"t5x.{script}",
-      f"--gin_search_paths={cli.gin_root()}",
-      *(f"--gin_file=t5x/{name}" for name in files),
+      *(f"--gin_file=xqg_jax/gin_configs/t5x/{name}" for name in files),
       *(f"--gin.{name}={value!r}" for name, value in bindings.items()),
     ],
     num_devices=num_devices,
+    # Away from the clone: gin finds the files in the installed package.
+    folder=folder,
   )
 
 
@@ -226,11 +229,26 @@ def test_eight_devices_in_pairs_learn_the_same(collection, trained):
     STATS_PERIOD=5,
   )
   info = (model_dir / "model-info.txt").read_text()
-  (line,) = [row for row in info.splitlines() if "logits_dense" in row][:1]
-  assert "model" in line
+  start = "Variable decoder/logits_dense/kernel "
+  (line,) = [row for row in info.splitlines() if row.startswith(start)]
+  assert line.endswith("partition spec (None, 'model')")
+  mesh = _read_mesh(model_dir / "checkpoint_5/state")
+  assert mesh == {"data": 4, "model": 2}
   expected = _read_scalars(trained[0] / "train", LOSS)
   found = _read_scalars(model_dir / "train", LOSS)
   np.testing.assert_allclose(found[5], expected[5], rtol=1e-4)
+
+
+def _read_mesh(folder):
+  """The mesh of all arrays of a checkpoint, as Orbax has recorded it."""
+  shardings = json.loads((folder / "_sharding").read_text()).values()
+  meshes = {
+    tuple(zip(found["axis_names"], found["shape"], strict=True))
+    for found in map(json.loads, shardings)
+    if found["sharding_type"] == "NamedSharding"
+  }
+  (mesh,) = meshes
+  return dict(mesh)
 
 
 def _write_few(collection):
@@ -245,7 +263,7 @@ def _write_few(collection):
 @pytest.mark.slow
 def test_infer_writes_the_released_form(collection, trained):
   path = _write_few(collection)
-  _t5x(
+  result = _t5x(
     "infer",
     ["infer.gin", "mt5_tiny.gin"],
     collection,
@@ -258,6 +276,7 @@ def test_infer_writes_the_released_form(collection, trained):
     TASK_FEATURE_LENGTHS={"inputs": 96, "targets": 32},
     **{"infer.checkpoint_period": 2},
   )
+  assert "local_inference: 10 of 10 prompts have more than" in result.stderr
   rows = [row for _, row in read_generated_queries(collection / "generated")]
   assert [row.passage_id for row in rows] == [
     passage.passage_id for passage in read_passages(path)

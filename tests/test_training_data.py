@@ -9,9 +9,11 @@ import sys
 import numpy as np
 import pytest
 import seqio
-from tiny_collection import make_pairs
+import xqg_jax.tasks as tasks
+from tiny_collection import QUESTIONS, make_pairs, make_tokenizer
 from tiny_tasks import (
   DUAL_LENGTHS,
+  ENCODER,
   GENERATION_LENGTHS,
   register_tiny_tasks,
 )
@@ -20,6 +22,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.feature_converters import (
   DualEncoderFeatureConverter,
 )
+from xqg_jax.records import Passage, TrainingPair, write_training_pairs
 from xqg_jax.training_data import (
   EpochSampler,
   make_batches,
@@ -86,36 +89,83 @@ def _digest(batches):
   return digest.hexdigest()
 
 
-# A mixture that is streamed, and a task that is kept in memory.
 TEN_THOUSAND = [
+  # A mixture that is streamed, and tasks that are kept in memory; the last
+  # one's examples are all different.
   {"batch_size": 500, "max_examples_in_memory": 0},
   {"batch_size": 500, "mixture_or_task_name": "tiny_generation_fi"},
+  {
+    **_dual(mixture_or_task_name="big_dual_encoder", batch_size=500),
+    "task_feature_lengths": {
+      "query": 32,
+      "passage": 32,
+      "negative_passages": (1, 32),
+    },
+  },
 ]
 
 
+def _register_big_task(folder):
+  """The task `big_dual_encoder` over 10,000 pairs, all different."""
+  path = folder / "train_pairs.jsonl"
+  if not path.exists():
+    with open(path, "w", encoding="utf-8") as file:
+      write_training_pairs(file, map(_make_pair, range(10_000)))
+  tasks.register_local_tasks(
+    name="big",
+    data_dir=folder,
+    encoder_tokenizer=make_tokenizer("bert"),
+    encoder_config=ENCODER,
+  )
+
+
+def _make_pair(number):
+  language = list(QUESTIONS)[number % 3]
+  # The tiny tokenizers know these letters.
+  name = "".join("abcdefgh"[int(digit)] for digit in f"{number:05o}")
+  passage = Passage(f"p{number}", f"The {name} flows north.", name)
+  lake = Passage(f"n{number}", f"The lakes of {name}.", "Lake")
+  return TrainingPair(
+    query_id=str(number),
+    query=QUESTIONS[language].format(name),
+    language=language,
+    positives=(passage,),
+    negatives=(lake,),
+  )
+
+
 @pytest.mark.slow
-def test_ten_thousand_examples_are_the_same_in_another_process(tmp_path):
+def test_ten_thousand_examples_are_the_same_in_another_process(
+  tmp_path, folder
+):
+  _register_big_task(tmp_path)
   expected = []
   for arguments in TEN_THOUSAND:
     unbroken = _batches(20, **arguments)
     expected.append(_digest(unbroken))
     # A run that was stopped in the middle and started again.
-    rest = _batches(2, start_step=10, **arguments)
-    assert _digest(unbroken[10:12]) == _digest(rest)
+    rest = _batches(10, start_step=10, **arguments)
+    assert _digest(rest) == _digest(unbroken[10:])
+  # The last task's batches are one epoch.
+  rows = {row.tobytes() for batch in unbroken for row in batch["query_tokens"]}
+  assert len(rows) == 10_000
   here = str(pathlib.Path(__file__).parent)
   code = f"""
 import sys
 sys.path.insert(0, {here!r})
 import pathlib
-from test_training_data import TEN_THOUSAND, _batches, _digest
+from test_training_data import (
+  TEN_THOUSAND, _batches, _digest, _register_big_task
+)
 from tiny_tasks import register_tiny_tasks
-register_tiny_tasks(pathlib.Path({str(tmp_path)!r}))
+register_tiny_tasks(pathlib.Path({str(folder)!r}))
+_register_big_task(pathlib.Path({str(tmp_path)!r}))
 print(*(_digest(_batches(20, **arguments)) for arguments in TEN_THOUSAND))
 """
   result = subprocess.run(
     [sys.executable, "-c", code], capture_output=True, text=True, check=True
   )
-  assert result.stdout.split()[-2:] == expected
+  assert result.stdout.split()[-3:] == expected
 
 
 @pytest.mark.parametrize("num_hosts", [1, 3])

@@ -22,7 +22,10 @@ CONFIG = t5.T5Config(
   num_encoder_layers=1,
   num_decoder_layers=2,
 )
-GET_T5X = "needs T5X: README, Fine-tuning with T5X, says how to get it"
+GET_T5X = (
+  "needs T5X: pip install -e '.[t5x]', then the three commits with --no-deps "
+  "that the README's section Fine-tuning with T5X names"
+)
 TOKENIZER = train_tokenizer(
   ["the old mill by the river"], vocab_size=60, style="t5"
 )

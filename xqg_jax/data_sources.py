@@ -2,15 +2,19 @@
 
 import collections
 import functools
+import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
 import tensorflow as tf
+import tensorflow_datasets as tfds
+from etils import epath
 
 from xqg_jax.errors import InputError
 from xqg_jax.files import read_lines
+from xqg_jax.languages import get_language
 from xqg_jax.preprocessors import from_passage_lists
 from xqg_jax.records import (
   Passage,
@@ -23,7 +27,10 @@ from xqg_jax.records import (
 # Larger files are streamed anew for each language.
 MAX_CACHED_BYTES = 64 * 2**20
 
-# Of a collection's folder: dev questions, and the passages relevant to them.
+# Of a collection's folder: training pairs, and pairs of the dev questions, or
+# these and the passages relevant to them.
+PAIRS_FILE = "train_pairs.jsonl"
+VALIDATION_FILE = "dev_pairs.jsonl"
 QUESTIONS_FILE = "questions_dev.jsonl"
 QRELS_FILE = "qrels_dev.tsv"
 
@@ -135,7 +142,6 @@ class TfdsPairsSource(seqio.TfdsDataSource):
     *,
     language: str | None = None,
     tfds_data_dir: str | None = None,
-    splits: Mapping[str, str] | None = None,
   ):
     """Names the builder.
 
@@ -143,29 +149,52 @@ class TfdsPairsSource(seqio.TfdsDataSource):
       tfds_name: such as `xor_tydi/pairs:1.0.0`.
       language: keeps the pairs of one language; None keeps all.
       tfds_data_dir: where TFDS keeps its data; None: where it usually does.
-      splits: TFDS's split by SeqIO's, as `{"validation": "dev"}`; None: all
-        under their own names.
     """
     self._language = language
-    self._name = (tfds_name, tfds_data_dir)
-    super().__init__(tfds_name, tfds_data_dir=tfds_data_dir, splits=splits)
+    super().__init__(tfds_name, tfds_data_dir=tfds_data_dir)
 
   @property
-  def tfds_dataset(self) -> Any:
-    """SeqIO's loader of the builder."""
-    return super().tfds_dataset
+  def splits(self) -> Any:
+    """Those of the builder.
+
+    Raises:
+      InputError: the data set is not prepared.
+    """
+    self._find_prepared()
+    return super().splits
 
   def num_input_examples(self, split: str) -> int:
-    """Number of pairs, in the language if one is given."""
+    """Number of pairs, in the language if one is given.
+
+    Raises:
+      InputError: the data set is not prepared.
+    """
+    folder = self._find_prepared()
     if self._language is None:
       return super().num_input_examples(split)
-    counts = _count_languages(*self._name, self._tfds_split(split))
+    loader = self.tfds_dataset
+    # Written last in each preparation, to local folders and to buckets.
+    modified = (folder / "dataset_info.json").stat().mtime
+    counts = _count_languages(loader.name, loader.data_dir, modified, split)
     return counts.get(self._language, 0)
 
-  def _tfds_split(self, split: str) -> str:
-    is_renamed = isinstance(self.splits, Mapping) and split in self.splits
-    found = self.splits[split] if is_renamed else split
-    return found if isinstance(found, str) else split
+  def _find_prepared(self) -> epath.Path:
+    """The folder of the prepared data."""
+    loader = self.tfds_dataset
+    try:
+      builder = tfds.builder(loader.name, data_dir=loader.data_dir)
+    except tfds.core.DatasetNotFoundError:
+      builder = None
+    # Where its code is imported, there is a builder without data, too.
+    if builder is None or not builder.is_prepared():
+      name = loader.name.partition(":")[0]
+      folder = loader.data_dir or tfds.core.constants.DATA_DIR
+      raise InputError(
+        f"{name} is not prepared in {folder}",
+        mend=f"run `xqg prepare --gin.DATASET={name} "
+        f"--gin.OUTPUT_DIR={folder}`",
+      )
+    return builder.data_path
 
   def get_dataset(
     self,
@@ -175,8 +204,13 @@ class TfdsPairsSource(seqio.TfdsDataSource):
     shard_info: seqio.ShardInfo | None = None,
     **unused: Any,
   ) -> tf.data.Dataset:
-    """The pairs in the order of the files; SeqIO shuffles them later."""
+    """The pairs in the order of the files; SeqIO shuffles them later.
+
+    Raises:
+      InputError: the data set is not prepared.
+    """
     del shuffle, unused
+    self._find_prepared()
     dataset = super().get_dataset(split, False, seed, shard_info)
     dataset = from_passage_lists(dataset, self._language)
     if shard_info is None or shard_info.num_shards == 1:
@@ -188,8 +222,9 @@ class TfdsPairsSource(seqio.TfdsDataSource):
 
 @functools.lru_cache(maxsize=64)
 def _count_languages(
-  tfds_name: str, tfds_data_dir: str | None, split: str
+  tfds_name: str, tfds_data_dir: str | None, modified: float, split: str
 ) -> Mapping[str, int]:
+  del modified  # part of the key: data prepared anew are counted again
   source = seqio.TfdsDataSource(tfds_name, tfds_data_dir=tfds_data_dir)
   dataset = source.get_dataset(split, shuffle=False)
   languages = dataset.map(lambda example: example["language"])
@@ -254,6 +289,50 @@ class PassagesSource(seqio.DataSource):
 def _count_passages(path: pathlib.Path, modified: int) -> int:
   del modified  # part of the key
   return sum(1 for _ in read_passages(path))
+
+
+# --------------------------------------------------------- a folder's contents
+
+
+def find_splits(data_dir: str | os.PathLike) -> dict[str, pathlib.Path]:
+  """What each split of a folder's tasks reads, as `read_pairs` takes it."""
+  folder = pathlib.Path(data_dir)
+  splits = {"train": folder / PAIRS_FILE}
+  if (folder / VALIDATION_FILE).exists():
+    splits["validation"] = folder / VALIDATION_FILE
+  elif (folder / QUESTIONS_FILE).exists() and (folder / QRELS_FILE).exists():
+    splits["validation"] = folder
+  return splits
+
+
+def keep_splits_in(
+  language: str, split_to_path: Mapping[str, pathlib.Path]
+) -> dict[str, pathlib.Path]:
+  """The splits that have pairs in the language, and `train` in any case."""
+  return {
+    split: path
+    for split, path in split_to_path.items()
+    if split == "train" or count_pairs(path).get(language)
+  }
+
+
+def find_languages(
+  path: pathlib.Path, languages: Sequence[str] | None = None
+) -> list[str]:
+  """The languages of a file's pairs, or those given, all known.
+
+  Raises:
+    InputError: an unknown language, pairs without one, or a malformed line.
+  """
+  counts = count_pairs(path)
+  codes = sorted(counts) if languages is None else list(languages)
+  if "" in codes:
+    raise InputError(
+      "some pairs have no language",
+      where=path,
+      mend="give each pair a 'lang', or name the languages to use",
+    )
+  return [get_language(code, where=path).code for code in codes]
 
 
 # -------------------------------------------------------------- reading pairs

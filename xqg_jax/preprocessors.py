@@ -9,6 +9,7 @@ The road of an example, with what a step does once and what it does each epoch:
 Those of the dual encoder are in `dual_encoder_preprocessors`.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -147,11 +148,19 @@ def cut_prompts(
   dataset: tf.data.Dataset,
   output_features: Features,
   sequence_length: Lengths | None = None,
+  *,
+  languages: Sequence[str] = XOR_TYDI_LANGUAGES,
 ) -> tf.data.Dataset:
   """Cuts prompts, leaving a place for the end of sequence.
 
   A cut prompt loses the end of its passage (`prompts.share_room`), and its
   `is_cut` is 1.
+
+  Args:
+    dataset: as `tokenize_prompts` gives it.
+    output_features: with the vocabulary of `inputs`.
+    sequence_length: with the limit of `inputs`; None cuts nothing.
+    languages: those asked for; the longest instruction must fit.
 
   Raises:
     InputError: the length leaves no room for a passage.
@@ -159,7 +168,7 @@ def cut_prompts(
   length = (sequence_length or {}).get("inputs")
   if length is not None:
     vocabulary = output_features["inputs"].vocabulary
-    check_limit(length, _count_instruction(vocabulary))
+    check_limit(length, _count_instruction(vocabulary, languages))
 
   def convert(example: Example) -> dict[str, tf.Tensor]:
     example = dict(example)
@@ -185,11 +194,13 @@ def cut_prompts(
   return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
 
 
-def _count_instruction(vocabulary: seqio.Vocabulary) -> int:
-  """Tokens of the longest instruction of XOR-TyDi's languages."""
+def _count_instruction(
+  vocabulary: seqio.Vocabulary, languages: Sequence[str]
+) -> int:
+  """Tokens of the longest instruction."""
   return max(
     len(vocabulary.encode(make_instruction(language)))
-    for language in get_languages(XOR_TYDI_LANGUAGES)
+    for language in get_languages(languages)
   )
 
 
@@ -213,14 +224,18 @@ def to_passage_and_languages(
   return dataset.flat_map(expand)
 
 
-GENERATION_PREPROCESSORS = (
-  to_prompt_and_question,
-  tokenize_prompts,
-  cache_if_small,
-  seqio.CacheDatasetPlaceholder(),
-  cut_prompts,
-  seqio.preprocessors.append_eos_after_trim,
-)
+def make_generation_preprocessors(
+  language: str,
+) -> tuple[Callable[..., tf.data.Dataset], ...]:
+  """The preprocessors of a task of training pairs in one language."""
+  return (
+    to_prompt_and_question,
+    tokenize_prompts,
+    cache_if_small,
+    seqio.CacheDatasetPlaceholder(),
+    functools.partial(cut_prompts, languages=(language,)),
+    seqio.preprocessors.append_eos_after_trim,
+  )
 
 
 def make_inference_preprocessors(
@@ -236,6 +251,6 @@ def make_inference_preprocessors(
     to_prompt_and_question,
     tokenize_prompts,
     seqio.CacheDatasetPlaceholder(),
-    cut_prompts,
+    functools.partial(cut_prompts, languages=languages),
     seqio.preprocessors.append_eos_after_trim,
   )

@@ -135,7 +135,8 @@ def check_vocabulary_size(tokenizer: Tokenizer, vocab_size: int) -> None:
   """Refuses a tokenizer with more tokens than the model has rows for."""
   if tokenizer.vocab_size > vocab_size:
     raise InputError(
-      f"the tokenizer has {tokenizer.vocab_size} words, the model {vocab_size}",
+      f"the tokenizer has {tokenizer.vocab_size} tokens, the model "
+      f"{vocab_size}",
       mend="raise vocab_size in the model's config",
     )
 

@@ -144,19 +144,23 @@ def report_cut_prompts(
   if task_feature_lengths is None or "inputs" not in provider.output_features:
     return 0, 0
   flags: list[int] = []
+  is_partial = False
   for task in seqio.get_subtasks(provider):
     if split in task.splits:
       dataset = task.get_dataset(
         task_feature_lengths, split=split, shuffle=False, num_epochs=1, seed=0
       )
       if "is_cut" in dataset.element_spec:
-        cut = dataset.take(max_examples).map(lambda example: example["is_cut"])
-        flags.extend(cut.as_numpy_iterator())
+        cut = dataset.map(lambda example: example["is_cut"])
+        found = list(cut.take(max_examples + 1).as_numpy_iterator())
+        is_partial |= len(found) > max_examples
+        flags.extend(found[:max_examples])
   if any(flags):
+    first = "the first " if is_partial else ""
     print(
-      f"{mixture_or_task_name}: {sum(flags):,} of {len(flags):,} prompts have "
-      f"more than {task_feature_lengths['inputs']} tokens and lose the end of "
-      "their passage",
+      f"{mixture_or_task_name}: {sum(flags):,} of {first}{len(flags):,} "
+      f"prompts have more than {task_feature_lengths['inputs']} tokens and "
+      "lose the end of their passage",
       file=sys.stderr,
     )
   return int(sum(flags)), len(flags)
