@@ -97,10 +97,10 @@ def test_a_nan_stays_within_its_row():
 
 def test_compiles_once_for_new_parameters_of_one_model():
   sum_texts(np.arange(50), 64)
-  before = embedder._add_batch._cache_size()
+  before = embedder.add_batch._cache_size()
   params = jax.tree.map(lambda x: x * 2, tiny.make_encoder().params)
   sum_texts(np.arange(50), 64, params=params)
-  assert embedder._add_batch._cache_size() == before
+  assert embedder.add_batch._cache_size() == before
 
 
 def test_batch_targets_are_unique():

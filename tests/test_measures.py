@@ -5,7 +5,7 @@ import math
 import random
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from xqg_jax.errors import InputError
@@ -175,6 +175,7 @@ ANSWERS = st.lists(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(TEXTS, min_size=1, max_size=5), ANSWERS, st.integers(1, 20))
+@example(["\xa0"], [""], 1)
 def test_equals_the_definition(texts, answers, budget):
   tokenize = load_word_tokenizer("no_sentences")
   expected = naive_success(texts, answers, budget, tokenize)

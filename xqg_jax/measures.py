@@ -164,6 +164,8 @@ def tokens_to_answer(
   >>> tokens_to_answer(["a", "b"], ["founded in"], passages, max_tokens=6)
   inf
   """
+  if "" in answers:
+    return 0.0  # It stands in any text, even in none.
   candidates = _candidate_ranks(ranked_ids, answers, passages, max_tokens)
   text = ""
   num_tokens = 0
