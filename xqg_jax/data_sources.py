@@ -173,9 +173,11 @@ class TfdsPairsSource(seqio.TfdsDataSource):
     if self._language is None:
       return super().num_input_examples(split)
     loader = self.tfds_dataset
-    # Written last in each preparation, to local folders and to buckets.
-    modified = (folder / "dataset_info.json").stat().mtime
-    counts = _count_languages(loader.name, loader.data_dir, modified, split)
+    # Written last in each preparation, to local folders and to buckets; its
+    # time, which is in whole seconds, does not tell two quick ones apart.
+    info = folder / "dataset_info.json"
+    edition = (info.read_text(), info.stat().mtime)
+    counts = _count_languages(loader.name, loader.data_dir, edition, split)
     return counts.get(self._language, 0)
 
   def _find_prepared(self) -> epath.Path:
@@ -222,9 +224,12 @@ class TfdsPairsSource(seqio.TfdsDataSource):
 
 @functools.lru_cache(maxsize=64)
 def _count_languages(
-  tfds_name: str, tfds_data_dir: str | None, modified: float, split: str
+  tfds_name: str,
+  tfds_data_dir: str | None,
+  edition: tuple[str, float],
+  split: str,
 ) -> Mapping[str, int]:
-  del modified  # part of the key: data prepared anew are counted again
+  del edition  # part of the key: data prepared anew are counted again
   source = seqio.TfdsDataSource(tfds_name, tfds_data_dir=tfds_data_dir)
   dataset = source.get_dataset(split, shuffle=False)
   languages = dataset.map(lambda example: example["language"])
