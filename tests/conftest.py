@@ -20,3 +20,28 @@ def shared_dir() -> pathlib.Path:
   if not SHARED.is_dir():
     pytest.skip(f"needs the reference collections in {SHARED}")
   return SHARED
+
+
+@pytest.fixture
+def manual(tmp_path):
+  """A folder for the official files of a data set."""
+  folder = tmp_path / "manual"
+  folder.mkdir()
+  return folder
+
+
+@pytest.fixture
+def run(tmp_path, manual):
+  """Prepares a data set from the manual folder."""
+  from xqg_jax.preparation import prepare
+
+  def run(dataset, *, output="data", verify_checksums=False, **options):
+    return prepare(
+      dataset=dataset,
+      output_dir=str(tmp_path / output),
+      manual_dir=str(manual),
+      verify_checksums=verify_checksums,
+      **options,
+    )
+
+  return run

@@ -35,30 +35,6 @@ from xqg_jax.datasets.wiki_passages import WikiPassages
 from xqg_jax.errors import InputError
 from xqg_jax.preparation import prepare
 
-
-@pytest.fixture
-def manual(tmp_path):
-  folder = tmp_path / "manual"
-  folder.mkdir()
-  return folder
-
-
-@pytest.fixture
-def run(tmp_path, manual):
-  """Prepares a data set from the manual folder."""
-
-  def run(dataset, *, output="data", verify_checksums=False, **options):
-    return prepare(
-      dataset=dataset,
-      output_dir=str(tmp_path / output),
-      manual_dir=str(manual),
-      verify_checksums=verify_checksums,
-      **options,
-    )
-
-  return run
-
-
 # ------------------------------------------------------------------ bad input
 
 

@@ -7,7 +7,7 @@ No checksum is published for these files: the first preparation records it.
 import hashlib
 import logging
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from xqg_jax.datasets.json_arrays import read_json_array
@@ -90,6 +90,28 @@ def _read_tevatron_examples(path: pathlib.Path) -> Iterator[Example]:
     yield {**to_pair_example(pair), "language": "en"}
 
 
+def _make_config(
+  name: str,
+  *,
+  description: str,
+  urls: Mapping[str, str],
+  read: Callable[[pathlib.Path], Iterator[Example]],
+  num_rows: Mapping[str, int],
+) -> StreamedConfig:
+  return StreamedConfig(
+    name=name,
+    description=description,
+    make_features=make_pair_features,
+    splits={
+      split: SplitSource(
+        file=SourceFile(url=url), read=read, num_rows=num_rows[split]
+      )
+      for split, url in urls.items()
+    },
+    rows_per_shard=500,
+  )
+
+
 class NaturalQuestionsDpr(StreamedBuilder):
   """Natural Questions with positives and hard negatives, from DPR."""
 
@@ -120,40 +142,24 @@ class NaturalQuestionsDpr(StreamedBuilder):
   """
   DEFAULT_BUILDER_CONFIG_NAME = "dpr"
   BUILDER_CONFIGS = (
-    StreamedConfig(
-      name="dpr",
+    _make_config(
+      "dpr",
       description="From DPR's own files.",
-      make_features=make_pair_features,
-      splits={
-        "train": SplitSource(
-          file=SourceFile(url=f"{_DPR}/biencoder-nq-train.json.gz"),
-          read=_read_dpr_examples,
-          num_rows=58_880,
-        ),
-        "validation": SplitSource(
-          file=SourceFile(url=f"{_DPR}/biencoder-nq-dev.json.gz"),
-          read=_read_dpr_examples,
-          num_rows=6_515,
-        ),
+      urls={
+        "train": f"{_DPR}/biencoder-nq-train.json.gz",
+        "validation": f"{_DPR}/biencoder-nq-dev.json.gz",
       },
-      rows_per_shard=500,
+      read=_read_dpr_examples,
+      num_rows={"train": 58_880, "validation": 6_515},
     ),
-    StreamedConfig(
-      name="tevatron",
+    _make_config(
+      "tevatron",
       description="From Tevatron's files.",
-      make_features=make_pair_features,
-      splits={
-        "train": SplitSource(
-          file=SourceFile(url=f"{_TEVATRON}/nq-train.jsonl.gz"),
-          read=_read_tevatron_examples,
-          num_rows=58_622,
-        ),
-        "validation": SplitSource(
-          file=SourceFile(url=f"{_TEVATRON}/nq-dev.jsonl.gz"),
-          read=_read_tevatron_examples,
-          num_rows=6_490,
-        ),
+      urls={
+        "train": f"{_TEVATRON}/nq-train.jsonl.gz",
+        "validation": f"{_TEVATRON}/nq-dev.jsonl.gz",
       },
-      rows_per_shard=500,
+      read=_read_tevatron_examples,
+      num_rows={"train": 58_622, "validation": 6_490},
     ),
   )
