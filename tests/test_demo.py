@@ -6,7 +6,8 @@ import pytest
 
 from xqg_jax import demo, demo_pretraining
 from xqg_jax.checkpoints import load_query_generator
-from xqg_jax.records import read_generated_queries, read_training_pairs
+from xqg_jax.records import read_generated_queries
+from xqg_jax.training_pairs import read_training_pairs
 from xqg_jax.xor_mini import iter_passages
 
 

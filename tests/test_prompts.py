@@ -21,13 +21,11 @@ from xqg_jax.preprocessors import (
   tokenize_prompts,
 )
 from xqg_jax.prompts import cut_prompt, make_prompt, make_prompt_parts
-from xqg_jax.records import (
-  Passage,
-  write_training_pairs,
-)
+from xqg_jax.records import Passage
 from xqg_jax.training_data import (
   report_cut_prompts,
 )
+from xqg_jax.training_pairs import write_training_pairs
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -130,23 +130,6 @@ def test_duplicate_question_and_malformed_json(tmp_path):
     assert message in _error(lambda path=path: records.read_questions(path))
 
 
-def test_training_pairs_round_trip(tmp_path):
-  pair = records.TrainingPair(
-    "q1", "Где?", "ru", (Passage("1", "a", "t"),), (Passage("2", "b"),), ("a",)
-  )
-  with (tmp_path / "t.jsonl").open("w") as file:
-    records.write_training_pairs(file, [pair])
-  assert list(records.read_training_pairs(tmp_path / "t.jsonl")) == [pair]
-
-
-def test_pair_without_positive(tmp_path):
-  row = '{"query_id": "1", "query": "x", "positive_passages": []}'
-  path = _write(tmp_path / "t.jsonl", row)
-  assert "t.jsonl:1: the row has no positive passage" in _error(
-    lambda: list(records.read_training_pairs(path))
-  )
-
-
 def test_generated_queries_from_a_folder_of_shards(tmp_path):
   for number, docid in enumerate(("a", "b")):
     with (tmp_path / f"part-0000{number}-of-00002.jsonl").open("w") as file:

@@ -25,14 +25,12 @@ from xqg_jax.errors import InputError
 from xqg_jax.languages import XOR_TYDI_LANGUAGES
 from xqg_jax.models.t5_config import T5Config
 from xqg_jax.query_generator_model import QueryGeneratorModel
-from xqg_jax.records import (
-  write_training_pairs,
-)
 from xqg_jax.training import train
 from xqg_jax.training_data import (
   check_vocabulary,
   make_batches,
 )
+from xqg_jax.training_pairs import write_training_pairs
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -23,10 +23,10 @@ from xqg_jax.prompts import make_prompt
 from xqg_jax.records import (
   read_generated_queries,
   read_passages,
-  read_training_pairs,
   write_passages,
 )
 from xqg_jax.tokenizers import train_tokenizer
+from xqg_jax.training_pairs import read_training_pairs
 from xqg_jax.vocabularies import HuggingFaceVocabulary
 from xqg_jax.xor_mini import make_xor_mini
 

@@ -29,8 +29,8 @@ from xqg_jax.records import (
   read_passages,
   read_questions,
   write_passages,
-  write_training_pairs,
 )
+from xqg_jax.training_pairs import write_training_pairs
 from xqg_jax.xor_mini import make_xor_mini
 
 RATES = ("_equal", "_temperature")

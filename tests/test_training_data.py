@@ -22,11 +22,12 @@ from xqg_jax.errors import InputError
 from xqg_jax.feature_converters import (
   DualEncoderFeatureConverter,
 )
-from xqg_jax.records import Passage, TrainingPair, write_training_pairs
+from xqg_jax.records import Passage
 from xqg_jax.training_data import (
   EpochSampler,
   make_batches,
 )
+from xqg_jax.training_pairs import TrainingPair, write_training_pairs
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -182,6 +183,52 @@ def test_hosts_share_out_every_example_once(num_hosts):
       )
       seen += [e["targets_pretokenized"] for e in dataset.as_numpy_iterator()]
   assert sorted(seen) == sorted(pair.query.encode() for pair in make_pairs())
+
+
+def _part_of_each(count, num_processes, **kwargs):
+  """The batches of each process."""
+  return [
+    _batches(count, process_index=index, process_count=num_processes, **kwargs)
+    for index in range(num_processes)
+  ]
+
+
+def test_parts_of_processes_make_the_batches_of_one():
+  whole = _batches(5, start_step=2)
+  parts = _part_of_each(5, 2, start_step=2)
+  for step, batch in enumerate(whole):
+    for key, array in batch.items():
+      joined = np.concatenate([part[step][key] for part in parts])
+      np.testing.assert_array_equal(joined, array)
+  with pytest.raises(ValueError, match="in 3 parts"):
+    _batches(1, process_count=3)
+
+
+def test_processes_stream_shards_of_their_own_and_resume():
+  arguments = {
+    "mixture_or_task_name": "tiny_generation_fi",
+    "max_examples_in_memory": 0,
+  }
+  parts = _part_of_each(4, 2, **arguments)
+  seen = [
+    [
+      tuple(row)
+      for batch in part
+      for row in batch["decoder_target_tokens"].tolist()
+    ]
+    for part in parts
+  ]
+  # Two epochs of eight examples, of which each process has four.
+  for rows in seen:
+    assert len(set(rows[:4])) == 4
+    assert set(rows[:4]) == set(rows[4:])
+  assert not set(seen[0]) & set(seen[1])
+  later = _part_of_each(2, 2, start_step=2, **arguments)
+  for part, rest in zip(parts, later, strict=True):
+    for a, b in zip(part[2:], rest, strict=True):
+      np.testing.assert_array_equal(
+        a["decoder_target_tokens"], b["decoder_target_tokens"]
+      )
 
 
 def test_sampler_shares_epochs_by_the_rates():

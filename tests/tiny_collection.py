@@ -5,13 +5,13 @@ import pathlib
 
 from xqg_jax.languages import XOR_TYDI_LANGUAGES, get_languages
 from xqg_jax.prompts import make_instruction
-from xqg_jax.records import (
-  Passage,
+from xqg_jax.records import Passage
+from xqg_jax.tokenizers import Tokenizer, train_tokenizer
+from xqg_jax.training_pairs import (
   TrainingPair,
   read_training_pairs,
   write_training_pairs,
 )
-from xqg_jax.tokenizers import Tokenizer, train_tokenizer
 
 QUESTIONS = {
   "fi": "Missä joki {} virtaa?",

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,13 +17,8 @@ from xqg_jax.errors import InputError
 from xqg_jax.files import read_lines
 from xqg_jax.languages import get_language
 from xqg_jax.preprocessors import from_passage_lists
-from xqg_jax.records import (
-  Passage,
-  TrainingPair,
-  read_passages,
-  read_questions,
-  read_training_pairs,
-)
+from xqg_jax.records import Passage, read_passages, read_questions
+from xqg_jax.training_pairs import TrainingPair, read_training_pairs
 
 # Larger files are streamed anew for each language.
 MAX_CACHED_BYTES = 64 * 2**20
@@ -38,19 +34,25 @@ PAIR_SPEC = {
   "query_id": tf.TensorSpec([], tf.string),
   "query": tf.TensorSpec([], tf.string),
   "language": tf.TensorSpec([], tf.string),
+  "answers": tf.TensorSpec([None], tf.string),
+  "positive_ids": tf.TensorSpec([None], tf.string),
   "positive_titles": tf.TensorSpec([None], tf.string),
   "positive_texts": tf.TensorSpec([None], tf.string),
+  "positive_scores": tf.TensorSpec([None], tf.float32),
+  "negative_ids": tf.TensorSpec([None], tf.string),
   "negative_titles": tf.TensorSpec([None], tf.string),
   "negative_texts": tf.TensorSpec([None], tf.string),
+  "negative_scores": tf.TensorSpec([None], tf.float32),
 }
 
 
 class TrainingPairsSource(seqio.DataSource):
   """Training pairs of Tevatron/DPR form, one file or folder a split.
 
-  Examples have the features of `PAIR_SPEC`; `positive_titles` and
-  `positive_texts` (and the negatives') belong together row by row. They come
-  in file order: SeqIO shuffles after preprocessing. Shard i of n holds rows
+  Examples have the features of `PAIR_SPEC`; `positive_ids`, `positive_titles`,
+  `positive_texts` and `positive_scores` (and the negatives') belong together
+  row by row; a score is NaN where the teacher gave none. They come in file
+  order: SeqIO shuffles after preprocessing. Shard i of n holds rows
   i, i + n, i + 2n, ...
   """
 
@@ -121,18 +123,29 @@ def _to_features(pair: TrainingPair) -> dict[str, Any]:
     "query_id": pair.query_id,
     "query": pair.query,
     "language": pair.language,
-    "positive_titles": [p.title for p in pair.positives],
-    "positive_texts": [p.text for p in pair.positives],
-    "negative_titles": [p.title for p in pair.negatives],
-    "negative_texts": [p.text for p in pair.negatives],
+    "answers": list(pair.answers),
+    **_list_passages("positive", pair.positives, pair.positive_scores),
+    **_list_passages("negative", pair.negatives, pair.negative_scores),
+  }
+
+
+def _list_passages(
+  kind: str, passages: Sequence[Passage], scores: Sequence[float]
+) -> dict[str, list[Any]]:
+  return {
+    f"{kind}_ids": [p.passage_id for p in passages],
+    f"{kind}_titles": [p.title for p in passages],
+    f"{kind}_texts": [p.text for p in passages],
+    f"{kind}_scores": list(scores) or [math.nan] * len(passages),
   }
 
 
 class TfdsPairsSource(seqio.TfdsDataSource):
   """Training pairs that a TFDS builder has prepared; nothing is read before.
 
-  Features of the builder: `query_id`, `query`, `language`, and the lists
-  `positive_passages` and `negative_passages` of `passage_id`, `title`, `text`.
+  Features of the builder: `query_id`, `query`, `language`, `answers`, and the
+  lists `positive_passages` and `negative_passages` of `passage_id`, `title`,
+  `text`.
   Examples have the features of `PAIR_SPEC`, as those of `TrainingPairsSource`.
   """
 

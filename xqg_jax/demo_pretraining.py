@@ -17,13 +17,13 @@ from xqg_jax.languages import XOR_TYDI_LANGUAGES
 from xqg_jax.models.t5_config import T5Config
 from xqg_jax.preparation import prepare
 from xqg_jax.query_generator_model import QueryGeneratorModel
-from xqg_jax.records import (
-  Passage,
+from xqg_jax.records import Passage
+from xqg_jax.training import train
+from xqg_jax.training_pairs import (
   TrainingPair,
   read_training_pairs,
   write_training_pairs,
 )
-from xqg_jax.training import train
 from xqg_jax.xor_mini import iter_passages
 from xqg_jax.xor_mini.names import Names, spell, transliterate
 

@@ -8,8 +8,8 @@ from xqg_jax.errors import InputError
 from xqg_jax.files import atomic_path
 from xqg_jax.languages import get_language
 from xqg_jax.prompts import make_prompt
-from xqg_jax.records import read_training_pairs
 from xqg_jax.tokenizers import train_tokenizer
+from xqg_jax.training_pairs import read_training_pairs
 from xqg_jax.xor_mini import make_xor_mini
 
 TOKENIZER_PAIRS = 20_000

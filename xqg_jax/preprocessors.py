@@ -13,6 +13,7 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import seqio
 import tensorflow as tf
 
@@ -52,24 +53,35 @@ def from_passage_lists(
 
   Args:
     dataset: with `positive_passages` and `negative_passages`, each a dict of
-      lists `passage_id`, `title` and `text`.
+      lists `passage_id`, `title` and `text`. There are no teacher's scores.
     language: keeps the pairs of one language; None keeps all.
   """
 
   def convert(example: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    positives = example["positive_passages"]
-    negatives = example["negative_passages"]
     return {
-      **{key: example[key] for key in ("query_id", "query", "language")},
-      "positive_titles": positives["title"],
-      "positive_texts": positives["text"],
-      "negative_titles": negatives["title"],
-      "negative_texts": negatives["text"],
+      **{key: example[key] for key in _PAIR_TEXTS},
+      **_list_passages("positive", example["positive_passages"]),
+      **_list_passages("negative", example["negative_passages"]),
     }
 
   if language is not None:
     dataset = dataset.filter(lambda example: example["language"] == language)
   return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+_PAIR_TEXTS = ("query_id", "query", "language", "answers")
+
+
+def _list_passages(
+  kind: str, passages: Mapping[str, tf.Tensor]
+) -> dict[str, tf.Tensor]:
+  ids = passages["passage_id"]
+  return {
+    f"{kind}_ids": ids,
+    f"{kind}_titles": passages["title"],
+    f"{kind}_texts": passages["text"],
+    f"{kind}_scores": tf.fill(tf.shape(ids), np.float32(np.nan)),
+  }
 
 
 # ------------------------------------------------------------ query generation

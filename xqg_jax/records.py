@@ -1,4 +1,4 @@
-"""Passages, questions, training pairs and generated queries, and their files.
+"""Passages, questions and generated queries, and their files.
 
 Readers stream, name file and line of whatever is wrong, and accept `.gz`.
 """
@@ -37,18 +37,6 @@ class Question:
   language: str
   answers: tuple[str, ...] = ()
   split: str = ""
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TrainingPair:
-  """A query with relevant `positives` and misleading `negatives`."""
-
-  query_id: str
-  query: str
-  language: str
-  positives: tuple[Passage, ...]
-  negatives: tuple[Passage, ...] = ()
-  answers: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -135,10 +123,15 @@ def _unquote(field: str) -> str:
 
 def _parse_json_passages(path: pathlib.Path) -> Iterator[tuple[str, Passage]]:
   for where, row in read_json_lines(path):
-    yield where, _to_passage(row, where)
+    yield where, to_passage(row, where)
 
 
-def _to_passage(row: Mapping[str, Any], where: str) -> Passage:
+def to_passage(row: Mapping[str, Any], where: str) -> Passage:
+  """Reads a passage from `{"docid", "text"}`, and its `title` if there is one.
+
+  Raises:
+    InputError: no `docid` or no `text`.
+  """
   return Passage(
     passage_id=str(get_field(row, "docid", where)),
     text=get_field(row, "text", where),
@@ -255,12 +248,17 @@ def _to_question(row: Mapping[str, Any], where: str) -> Question:
     question_id=str(get_field(row, "id", where)),
     question=text,
     language=get_language(code, where=where).code,
-    answers=_to_strings(row.get("answers") or (), "answers", where),
+    answers=to_strings(row.get("answers") or (), "answers", where),
     split=row.get("split") or "",
   )
 
 
-def _to_strings(value: Any, name: str, where: str) -> tuple[str, ...]:
+def to_strings(value: Any, name: str, where: str) -> tuple[str, ...]:
+  """Checks that the field `name` is a list of strings.
+
+  Raises:
+    InputError: it is not.
+  """
   if isinstance(value, str) or not all(isinstance(v, str) for v in value):
     raise InputError(
       f"{name!r} is not a list of strings",
@@ -285,67 +283,8 @@ def write_questions(file: io.TextIOBase, questions: Iterable[Question]) -> None:
     )
 
 
-# ------------------------------------------------------------- training pairs
-
-
-def read_training_pairs(path: str | pathlib.Path) -> Iterator[TrainingPair]:
-  """Streams pairs of Tevatron/DPR form.
-
-  One JSON object a line: `query_id`, `query`, `positive_passages` and
-  `negative_passages` (lists of `{"docid", "title", "text"}`), optionally
-  `lang` and `answers`.
-
-  Raises:
-    InputError: file missing or empty, a malformed line, or a row without a
-      positive passage.
-  """
-  count = 0
-  for where, row in read_json_lines(path):
-    positives = _to_passages(row, "positive_passages", where)
-    if not positives:
-      raise InputError(
-        "the row has no positive passage",
-        where=where,
-        mend="add one to 'positive_passages' or remove the row",
-      )
-    count += 1
-    yield TrainingPair(
-      query_id=str(get_field(row, "query_id", where)),
-      query=get_field(row, "query", where),
-      language=str(row.get("lang") or "").strip(),
-      positives=positives,
-      negatives=_to_passages(row, "negative_passages", where),
-      answers=_to_strings(row.get("answers") or (), "answers", where),
-    )
-  if not count:
-    raise InputError("no pairs in it", where=path, mend="check the file")
-
-
-def _to_passages(
-  row: Mapping[str, Any], name: str, where: str
-) -> tuple[Passage, ...]:
-  return tuple(_to_passage(p, where) for p in row.get(name) or ())
-
-
-def write_training_pairs(
-  file: io.TextIOBase, pairs: Iterable[TrainingPair]
-) -> None:
-  """Writes pairs of Tevatron/DPR form as JSONL to an open file."""
-  for pair in pairs:
-    write_json_line(
-      file,
-      {
-        "query_id": pair.query_id,
-        "query": pair.query,
-        "lang": pair.language,
-        "answers": list(pair.answers),
-        "positive_passages": [_from_passage(p) for p in pair.positives],
-        "negative_passages": [_from_passage(p) for p in pair.negatives],
-      },
-    )
-
-
-def _from_passage(passage: Passage) -> dict[str, str]:
+def from_passage(passage: Passage) -> dict[str, str]:
+  """A passage as `{"docid", "title", "text"}`."""
   return {
     "docid": passage.passage_id,
     "title": passage.title,
@@ -414,7 +353,7 @@ def _to_generated_queries(
       mend='write "generated_queries": {"ar": ["...", "..."]}',
     )
   queries = {
-    get_language(code, where=where).code: _to_strings(texts, code, where)
+    get_language(code, where=where).code: to_strings(texts, code, where)
     for code, texts in by_language.items()
   }
   return GeneratedQueries(str(get_field(row, "docid", where)), queries)
@@ -425,7 +364,7 @@ def write_generated_queries(
 ) -> None:
   """Writes one line of the released xQG4xDR form to an open file."""
   row = {
-    **_from_passage(passage),
+    **from_passage(passage),
     "generated_queries": {code: list(q) for code, q in queries.items()},
   }
   write_json_line(file, row)

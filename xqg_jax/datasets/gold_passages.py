@@ -11,7 +11,8 @@ from typing import Any
 from xqg_jax.datasets.source_files import damaged_gzip_as_input_error
 from xqg_jax.errors import InputError
 from xqg_jax.languages import get_language
-from xqg_jax.records import Passage, TrainingPair, get_field
+from xqg_jax.records import Passage, get_field
+from xqg_jax.training_pairs import TrainingPair
 
 # The files write a title as six characters, the article's title, and this.
 _TITLE_END = "_parentSection"

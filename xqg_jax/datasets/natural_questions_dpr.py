@@ -20,12 +20,8 @@ from xqg_jax.datasets.streaming import (
 )
 from xqg_jax.datasets.tf_examples import Example
 from xqg_jax.errors import InputError
-from xqg_jax.records import (
-  Passage,
-  TrainingPair,
-  get_field,
-  read_training_pairs,
-)
+from xqg_jax.records import Passage, get_field
+from xqg_jax.training_pairs import TrainingPair, read_training_pairs
 
 _DPR = "https://dl.fbaipublicfiles.com/dpr/data/retriever"
 _TEVATRON = "https://huggingface.co/datasets/Tevatron/wikipedia-nq/resolve/main"

@@ -6,7 +6,8 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
-from xqg_jax.records import Passage, TrainingPair
+from xqg_jax.records import Passage
+from xqg_jax.training_pairs import TrainingPair
 
 
 def make_pair_features() -> tfds.features.FeaturesDict:

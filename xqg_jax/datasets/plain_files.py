@@ -18,8 +18,8 @@ from xqg_jax.records import (
   Question,
   write_passages,
   write_questions,
-  write_training_pairs,
 )
+from xqg_jax.training_pairs import write_training_pairs
 
 # The name that the project gives a split's file.
 _SPLIT_NAMES = {"train": "train", "validation": "dev"}

@@ -26,7 +26,8 @@ from xqg_jax.datasets.streaming import (
 from xqg_jax.datasets.tf_examples import Example
 from xqg_jax.errors import InputError
 from xqg_jax.languages import XOR_TYDI_LANGUAGES, get_language, get_languages
-from xqg_jax.records import read_questions, read_training_pairs
+from xqg_jax.records import read_questions
+from xqg_jax.training_pairs import read_training_pairs
 
 _SITE = "https://nlp.cs.washington.edu/xorqa/XORQA_site/data"
 

@@ -19,11 +19,10 @@ from xqg_jax.languages import XOR_TYDI_LANGUAGES
 from xqg_jax.records import (
   Passage,
   Question,
-  TrainingPair,
   write_passages,
   write_questions,
-  write_training_pairs,
 )
+from xqg_jax.training_pairs import TrainingPair, write_training_pairs
 from xqg_jax.xor_mini.draws import Draws, Permutation
 from xqg_jax.xor_mini.entities import Entities, Entity
 
