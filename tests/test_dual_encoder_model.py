@@ -16,6 +16,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.models.bert import BertConfig
 from xqg_jax.models.dual_encoder import DualEncoderConfig, ProjectionConfig
 from xqg_jax.models.t5 import T5Config
+from xqg_jax.ranking_losses import RankingObjective
 from xqg_jax.sharding import make_mesh, shard_batch
 from xqg_jax.training_state import Trainer
 
@@ -110,7 +111,12 @@ def test_two_sides_of_t5_learn_on_eight_devices():
 
 
 def test_loss_of_separate_sides_by_hand():
-  model = make_model(BERT, SEPARATE, dropout_rate=0.0, temperature=2.0)
+  model = make_model(
+    BERT,
+    SEPARATE,
+    dropout_rate=0.0,
+    objective=RankingObjective(temperature=2.0),
+  )
   params = make_params(model)
   batch = make_batch()
   (loss, _) = jax.jit(model.loss)(params, batch, jax.random.key(0))

@@ -1,5 +1,6 @@
 """Feature converters: padded rows, and packed ones with the same content."""
 
+import numpy as np
 import pytest
 import seqio
 import tensorflow as tf
@@ -13,6 +14,7 @@ from xqg_jax.feature_converters import (
   DualEncoderFeatureConverter,
   PackedDualEncoderFeatureConverter,
 )
+from xqg_jax.packing import get_num_segments
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,18 +65,21 @@ def _packed(batch_size=5, **kwargs):
 def _unpack(batch, side, num_texts):
   """The texts of packed rows, by owner; None where there is none."""
   texts = [None] * num_texts
-  tokens, segments, positions, owners = (
+  tokens, segments, positions, slots = (
     batch[f"{side}_{name}"]
-    for name in ("tokens", "segment_ids", "positions", "owners")
+    for name in ("tokens", "segment_ids", "positions", "slots")
   )
-  for row in range(len(tokens)):
-    for segment, owner in enumerate(owners[row], start=1):
-      inside = segments[row] == segment
-      assert inside.any() == (owner >= 0)
-      if owner >= 0:
-        assert texts[owner] is None
-        texts[owner] = tokens[row][inside].tolist()
-        assert positions[row][inside].tolist() == list(range(inside.sum()))
+  width = get_num_segments(tokens.shape[1])
+  found = np.zeros_like(segments, bool)
+  for text, slot in enumerate(slots):
+    if slot >= 0:
+      row, segment = divmod(slot, width)
+      inside = segments[row] == segment + 1
+      assert not (found[row] & inside).any()
+      found[row] |= inside
+      texts[text] = tokens[row][inside].tolist()
+      assert positions[row][inside].tolist() == list(range(inside.sum()))
+  assert (found == (segments > 0)).all()
   assert not tokens[segments == 0].any()
   return texts
 
@@ -95,8 +100,6 @@ def test_packed_batches_have_the_content_of_unpacked_ones():
       for row in (positive, *negatives)
     ]
     assert _unpack(found, "passage", 15) == passages
-    mask = [int(text is not None) for text in passages]
-    assert found["passage_mask"].tolist() == mask
     assert None in passages  # some pairs have fewer than two negatives
 
 
@@ -104,7 +107,7 @@ def test_packed_shapes_are_fixed_and_fewer_rows_may_do():
   packed, _ = _packed()
   assert packed[0]["query_tokens"].shape == (3, 24)  # 5 queries, 2 in a row
   assert packed[0]["passage_tokens"].shape == (8, 50)  # 15 passages
-  assert packed[0]["passage_owners"].shape == (8, 6)
+  assert packed[0]["passage_slots"].shape == (15,)
   few, _ = _packed(num_rows={"query": 3, "passage": 5})
   assert few[0]["passage_tokens"].shape == (5, 50)
   for a, b in zip(few, packed, strict=True):
@@ -114,5 +117,5 @@ def test_packed_shapes_are_fixed_and_fewer_rows_may_do():
 def test_packed_rows_that_cannot_do_are_refused():
   with pytest.raises(tf.errors.InvalidArgumentError, match="raise num_rows"):
     _packed(num_rows={"query": 3, "passage": 1})
-  with pytest.raises(InputError, match="too short for a passage of 24"):
+  with pytest.raises(InputError, match="too short for texts of 24"):
     _packed(row_lengths={"query": 24, "passage": 20})

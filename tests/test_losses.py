@@ -1,4 +1,4 @@
-"""Losses: by hand, against torch, and chunked against whole."""
+"""The query generator's loss: against torch, and chunked against whole."""
 
 import jax
 import jax.numpy as jnp
@@ -9,65 +9,7 @@ import torch
 from xqg_jax.losses import (
   chunked_cross_entropy,
   cross_entropy,
-  in_batch_softmax_loss,
 )
-
-
-def _embeddings(num_queries, num_negatives, dim, seed=0):
-  rng = np.random.default_rng(seed)
-  queries = rng.normal(size=(num_queries, dim)).astype(np.float32)
-  passages = rng.normal(size=(num_queries * (1 + num_negatives), dim))
-  return queries, passages.astype(np.float32)
-
-
-def test_in_batch_loss_by_hand():
-  # Each query's positive first, its hard negative after it.
-  queries = jnp.array([[2.0, 0.0], [0.0, 2.0]])
-  passages = jnp.array([[1.0, 0.0], [0.5, 0.0], [0.0, 0.5], [0.0, 1.0]])
-  loss, metrics = in_batch_softmax_loss(queries, passages)
-  e = np.exp
-  first = -np.log(e(2) / (e(2) + e(1) + 1 + 1))
-  second = -np.log(e(1) / (1 + 1 + e(1) + e(2)))
-  assert float(loss) == pytest.approx((first + second) / 2, abs=1e-6)
-  # The second query's hard negative is nearer than its positive.
-  assert float(metrics["accuracy"]) == 0.5
-
-
-def test_temperature_divides_and_mask_removes():
-  queries = jnp.array([[1.0]])
-  passages = jnp.array([[1.0], [3.0], [0.0]])
-  loss, _ = in_batch_softmax_loss(queries, passages, temperature=2.0)
-  expected = np.log(np.exp(0.5) + np.exp(1.5) + 1) - 0.5
-  assert float(loss) == pytest.approx(expected, abs=1e-6)
-  loss, metrics = in_batch_softmax_loss(
-    queries, passages, passage_mask=jnp.array([True, False, True])
-  )
-  expected = np.log(np.exp(1.0) + 1) - 1.0
-  assert float(loss) == pytest.approx(expected, abs=1e-6)
-  assert float(metrics["accuracy"]) == 1.0
-
-
-def test_passages_must_come_in_groups():
-  with pytest.raises(ValueError, match="5 passages"):
-    in_batch_softmax_loss(jnp.ones((2, 3)), jnp.ones((5, 3)))
-
-
-@pytest.mark.parametrize("num_negatives", [0, 3])
-def test_in_batch_loss_and_gradient_equal_torch(num_negatives):
-  queries, passages = _embeddings(6, num_negatives, 8)
-
-  def loss_fn(q, p):
-    return in_batch_softmax_loss(q, p, temperature=0.7)[0]
-
-  loss, gradients = jax.value_and_grad(loss_fn, (0, 1))(queries, passages)
-  q = torch.tensor(queries, requires_grad=True)
-  p = torch.tensor(passages, requires_grad=True)
-  target = torch.arange(0, len(p), 1 + num_negatives)
-  expected = torch.nn.functional.cross_entropy(q @ p.T / 0.7, target)
-  expected.backward()
-  np.testing.assert_allclose(loss, expected.item(), atol=1e-5)
-  np.testing.assert_allclose(gradients[0], q.grad, atol=1e-5)
-  np.testing.assert_allclose(gradients[1], p.grad, atol=1e-5)
 
 
 def _tokens(batch=3, length=7, embed=5, vocab=11):

@@ -29,6 +29,7 @@ from xqg_jax.models.dual_encoder import DualEncoderConfig
 from xqg_jax.pooled_evaluation import pool_evaluations
 from xqg_jax.preparation import prepare
 from xqg_jax.query_generator_model import QueryGeneratorModel
+from xqg_jax.ranking_losses import RankingObjective
 from xqg_jax.reporting import report
 from xqg_jax.searching import search
 from xqg_jax.training import train
@@ -190,7 +191,7 @@ def make_encoder_model(tokenizer: str) -> DualEncoderModel:
       passage_length=PASSAGE_LENGTH,
     ),
     tokenizer=tokenizer,
-    temperature=0.05,
+    objective=RankingObjective(temperature=0.05),
     num_negatives=0,
     dropout_rate=0.0,
   )

@@ -8,11 +8,17 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+import numpy as np
+from jaxtyping import Array, Bool, Float
 
 from xqg_jax.checkpoints import load_dual_encoder, save_model_files
+from xqg_jax.chunked_encoding import (
+  TextRows,
+  embed_rows,
+  make_padded_rows,
+  take_texts,
+)
 from xqg_jax.errors import InputError
-from xqg_jax.losses import in_batch_softmax_loss
 from xqg_jax.models.dual_encoder import (
   SIDES,
   DualEncoder,
@@ -31,9 +37,12 @@ from xqg_jax.models.encoders import (
   with_dropout,
 )
 from xqg_jax.models.parameters import init_params, param_axes
+from xqg_jax.packing import get_num_segments
+from xqg_jax.ranking_losses import MAX_ANSWERS, RankingObjective
 from xqg_jax.tokenizers import Tokenizer
 from xqg_jax.trainable import (
   Batch,
+  HostBatch,
   Lengths,
   Metrics,
   Params,
@@ -44,6 +53,14 @@ from xqg_jax.trainable import (
   complete_tokenizer,
   register_tasks_of,
 )
+from xqg_jax.training_rows import count_rows, pack_batch
+
+# Task feature -> the padded batch's name of it.
+_TOKEN_FEATURES = {
+  "query": "query_tokens",
+  "passage": "passage_tokens",
+  "negative_passages": "negative_passage_tokens",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,8 +74,14 @@ class DualEncoderModel:
       checkpoint's. A projection that the checkpoint lacks starts at random,
       alike whatever the seed; separate sides start alike from a shared one.
     tokenizer: the tokenizer, or its folder; None takes the checkpoint's.
-    temperature: the similarities are divided by it.
+    objective: the loss.
     num_negatives: hard negatives drawn for each question and step.
+    row_lengths: packs the texts of a batch into rows of so many tokens, such as
+      {"query": 128, "passage": 128}, so that few are padding; None: each text
+      has a row, padded to the longest.
+    rows_per_chunk: rows that are encoded at once, over all devices; large
+      batches fit in memory by it. A multiple of the devices that share a batch.
+      None: all.
     dropout_rate: of this training, in hidden states and attention alike.
     dtype: "float32" or "bfloat16", of matrix products.
   """
@@ -66,8 +89,12 @@ class DualEncoderModel:
   config: EncoderConfig | None = None
   encoder: DualEncoderConfig | None = None
   tokenizer: Tokenizer | Path | None = None
-  temperature: float = 1.0
+  objective: RankingObjective = dataclasses.field(
+    default_factory=RankingObjective
+  )
   num_negatives: int = 7
+  row_lengths: Mapping[str, int] | None = None
+  rows_per_chunk: int | None = None
   dropout_rate: float = 0.1
   dtype: str = "float32"
 
@@ -124,34 +151,29 @@ class DualEncoderModel:
   def loss(
     self, params: Params, batch: Batch, rng: Array
   ) -> tuple[Float[Array, ""], Metrics]:
-    """In-batch softmax loss over the passages of the whole batch.
+    """The objective over the queries and passages of the whole batch.
 
     `accuracy` is the share of questions whose positive comes first.
+
+    Args:
+      params: the parameters.
+      batch: padded, or packed by `prepare_batch`.
+      rng: decides dropout.
     """
     query_rng, passage_rng = jax.random.split(rng)
-    # [queries, length], [queries, negatives, length]
-    #   -> [queries, 1 + negatives, length]
-    positives = batch["passage_tokens"][:, None]
-    tokens = jnp.concatenate(
-      [positives, batch["negative_passage_tokens"]], axis=1
-    )
-    # [queries, 1 + negatives, length] -> [passages, length]
-    tokens = tokens.reshape(-1, tokens.shape[-1])
-    return in_batch_softmax_loss(
-      self._embed(params, batch["query_tokens"], "query", query_rng),
-      self._embed(params, tokens, "passage", passage_rng),
-      temperature=self.temperature,
-      passage_mask=jnp.any(tokens != self.tokenizer.pad_id, axis=1),
+    queries, _ = self._embed(params, batch, "query", query_rng)
+    passages, is_passage = self._embed(params, batch, "passage", passage_rng)
+    return self.objective(
+      queries, passages, passage_mask=is_passage, batch=batch
     )
 
   def _embed(
-    self,
-    params: Params,
-    tokens: Int[Array, "rows length"],
-    side: Side,
-    rng: Array,
-  ) -> Float[Array, "rows dim"]:
-    """Embeds one text a row."""
+    self, params: Params, batch: Batch, side: Side, rng: Array
+  ) -> tuple[Float[Array, "texts dim"], Bool[Array, " texts"]]:
+    """Embeds the texts of a side; says where there is one."""
+    rows = self._find_rows(batch, side)
+    is_packed = f"{side}_slots" in batch
+    length = rows.tokens.shape[1]
     engine = DualEncoder(
       module=self.module,
       params=params,
@@ -159,20 +181,37 @@ class DualEncoderModel:
       tokenizer=self.tokenizer,
       fingerprint="",
     )
-    segment_ids = (tokens != self.tokenizer.pad_id).astype(jnp.int32)
-    positions = jnp.arange(tokens.shape[1], dtype=jnp.int32)
-    positions = jnp.broadcast_to(positions, tokens.shape) * segment_ids
-    # [rows, length] -> [rows, 1, dim]
-    embeddings = engine.embed(
-      params,
-      tokens,
-      segment_ids,
-      positions,
-      side=side,
-      num_segments=1,
-      dropout_rng=rng,
+
+    def embed(rows: TextRows, key: Array | None) -> Array:
+      return engine.embed(
+        params,
+        *rows,
+        side=side,
+        num_segments=get_num_segments(length) if is_packed else 1,
+        dropout_rng=key,
+      )
+
+    vectors = embed_rows(
+      embed,
+      rows,
+      rng if self.dropout_rate else None,
+      rows_per_chunk=self.rows_per_chunk,
     )
-    return embeddings[:, 0]
+    if is_packed:
+      return take_texts(vectors, batch[f"{side}_slots"])
+    return vectors[:, 0], jnp.any(rows.segment_ids != 0, axis=1)
+
+  def _find_rows(self, batch: Batch, side: Side) -> TextRows:
+    if f"{side}_slots" in batch:
+      return TextRows(*(batch[f"{side}_{name}"] for name in TextRows._fields))
+    tokens = batch[f"{side}_tokens"]
+    if side == "passage":
+      # [queries, length], [queries, negatives, length]
+      #   -> [queries, 1 + negatives, length] -> [passages, length]
+      negatives = batch["negative_passage_tokens"]
+      tokens = jnp.concatenate([tokens[:, None], negatives], axis=1)
+      tokens = tokens.reshape(-1, tokens.shape[-1])
+    return make_padded_rows(tokens, self.tokenizer.pad_id)
 
   def get_feature_lengths(self, lengths: Mapping[str, int] | None) -> Lengths:
     """The lengths given, else the encoder's; adds that of the negatives."""
@@ -181,10 +220,15 @@ class DualEncoderModel:
       "passage": self.encoder.passage_length,
     }
     lengths = check_lengths(lengths, defaults)
-    return {
-      **lengths,
+    group = 1 + self.num_negatives
+    lengths |= {
       "negative_passages": (self.num_negatives, lengths["passage"]),
+      "passage_ids": (group, 2),
+      "answer_ids": (MAX_ANSWERS, 2),
+      "teacher_scores": group,
     }
+    wanted = (*_TOKEN_FEATURES, *self.objective.batch_features)
+    return {name: lengths[name] for name in wanted}
 
   def register_tasks(
     self, mixture_or_task_name: str, data_dir: Path | None
@@ -202,7 +246,67 @@ class DualEncoderModel:
     """See `TrainableModel`."""
     from xqg_jax.feature_converters import DualEncoderFeatureConverter
 
-    return DualEncoderFeatureConverter(self.tokenizer.pad_id)
+    return DualEncoderFeatureConverter(
+      self.tokenizer.pad_id, self.objective.batch_features
+    )
+
+  def prepare_batch(self, batch: HostBatch, *, num_groups: int) -> HostBatch:
+    """See `TrainableModel`.
+
+    Raises:
+      InputError: a passage without the teacher's score that the loss needs.
+    """
+    if "teacher_scores" in batch:
+      _check_scores(batch)
+    if self.row_lengths is None:
+      return batch
+    return pack_batch(
+      batch,
+      pad_id=self.tokenizer.pad_id,
+      row_lengths=self.row_lengths,
+      num_groups=num_groups,
+    )
+
+  def count_tokens(self, batch: HostBatch) -> int:
+    """See `TrainableModel`."""
+    tokens = [v for k, v in batch.items() if k.endswith("_tokens")]
+    return sum(int((x != self.tokenizer.pad_id).sum()) for x in tokens)
+
+  def batch_shapes(
+    self, lengths: Lengths, batch_size: int
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """See `TrainableModel`; packed rows as many as any batch can take."""
+    shapes = {
+      _TOKEN_FEATURES.get(feature, feature): (
+        batch_size,
+        *np.atleast_1d(length).tolist(),
+      )
+      for feature, length in lengths.items()
+    }
+    if self.row_lengths is not None:
+      shapes = self._pack_shapes(shapes)
+    return {
+      name: jax.ShapeDtypeStruct(
+        shape, jnp.float32 if name == "teacher_scores" else jnp.int32
+      )
+      for name, shape in shapes.items()
+    }
+
+  def _pack_shapes(
+    self, shapes: Mapping[str, tuple[int, ...]]
+  ) -> dict[str, tuple[int, ...]]:
+    batch_size, count, length = shapes["negative_passage_tokens"]
+    texts = {
+      "query": shapes["query_tokens"],
+      "passage": (batch_size * (1 + count), length),
+    }
+    packed = {k: v for k, v in shapes.items() if not k.endswith("_tokens")}
+    for side, shape in texts.items():
+      row_length = self.row_lengths[side]
+      rows = count_rows(shape, row_length), row_length
+      packed |= {f"{side}_{name}": rows for name in TextRows._fields}
+      packed[f"{side}_slots"] = shape[:1]
+    return packed
 
   def save_files(self, model_dir: Path) -> None:
     """See `TrainableModel`."""
@@ -220,10 +324,22 @@ class DualEncoderModel:
       "config": dataclasses.asdict(self.config),
       "encoder": dataclasses.asdict(self.encoder),
       "tokenizer": self.tokenizer.fingerprint,
-      "temperature": self.temperature,
+      "objective": dataclasses.asdict(self.objective),
       "num_negatives": self.num_negatives,
+      "row_lengths": self.row_lengths and dict(self.row_lengths),
+      "rows_per_chunk": self.rows_per_chunk,
       "dtype": self.dtype,
     }
+
+
+def _check_scores(batch: HostBatch) -> None:
+  if np.isnan(batch["teacher_scores"]).any():
+    raise InputError(
+      "distillation needs a teacher's score for every passage, and pairs have "
+      "none",
+      mend="give each passage a 'teacher_score' in train_pairs.jsonl, or leave "
+      "distillation out",
+    )
 
 
 def _add_structure(

@@ -21,6 +21,9 @@ from xqg_jax.preprocessors import (
   Features,
   Lengths,
 )
+from xqg_jax.ranking_losses import MAX_ANSWERS
+
+_COMMON_ANSWERS = ("", "yes", "no", "unknown")
 
 
 def to_query_and_passages(
@@ -29,7 +32,9 @@ def to_query_and_passages(
   """Makes the texts that the encoder sees, with the prefixes of `config`.
 
   Features: `query`, a string; `positives` and `negatives`, lists of strings
-  as `DualEncoder.format_passage` makes them.
+  as `DualEncoder.format_passage` makes them. For losses there are also
+  `answer_ids`, [answers, 2], and of both kinds of passages `..._ids`,
+  [passages, 2], and `..._scores`.
   """
 
   def passages(titles: tf.Tensor, texts: tf.Tensor) -> tf.Tensor:
@@ -45,9 +50,41 @@ def to_query_and_passages(
       "negatives": passages(
         example["negative_titles"], example["negative_texts"]
       ),
+      "answer_ids": to_answer_ids(example["answers"]),
+      **{
+        f"{kind}_ids": to_ids(example[f"{kind}_ids"])
+        for kind in ("positive", "negative")
+      },
+      **{
+        f"{kind}_scores": example[f"{kind}_scores"]
+        for kind in ("positive", "negative")
+      },
     }
 
   return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+def to_ids(strings: tf.Tensor) -> tf.Tensor:
+  """Numbers for strings, equal for equal ones: [n] -> [n, 2], int32.
+
+  62 bits of FarmHash's fingerprint, which is the same on every machine.
+
+  >>> ids = to_ids(tf.constant(["a", "b", "a"])).numpy()
+  >>> ids.shape, bool((ids[0] == ids[2]).all()), bool((ids[0] == ids[1]).any())
+  ((3, 2), True, False)
+  """
+  return tf.bitcast(tf.strings.to_hash_bucket_fast(strings, 2**62), tf.int32)
+
+
+def to_answer_ids(answers: tf.Tensor) -> tf.Tensor:
+  """Ids of the answer strings, [answers, 2], without regard to case.
+
+  Yes, no and unknown are left out: questions that share them have nothing in
+  common.
+  """
+  answers = tf.strings.lower(tf.strings.strip(answers), encoding="utf-8")
+  is_common = tf.reduce_any(answers[:, None] == _COMMON_ANSWERS, axis=1)
+  return to_ids(answers[~is_common])
 
 
 def tokenize_if_small(
@@ -112,7 +149,19 @@ def sample_passages(
     "query": example["query"],
     "passage": positives[choice],
     "negative_passages": tf.gather(negatives, order),
+    "passage_ids": _take(example, "ids", choice, order),
+    "teacher_scores": _take(example, "scores", choice, order),
+    "answer_ids": example["answer_ids"][:MAX_ANSWERS],
   }
+
+
+def _take(
+  example: Example, name: str, choice: tf.Tensor, order: tf.Tensor
+) -> tf.Tensor:
+  """The drawn positive's value, then those of the drawn negatives."""
+  positive = example[f"positive_{name}"][choice]
+  negatives = tf.gather(example[f"negative_{name}"], order)
+  return tf.concat([positive[None], negatives], axis=0)
 
 
 def _num_rows(rows: tf.Tensor | tf.RaggedTensor) -> tf.Tensor:
@@ -140,6 +189,7 @@ def cut_to_length(
     longest = tf.cast(negatives.bounding_shape(axis=1), tf.int32)
     _, length = lengths.get("negative_passages", (None, longest))
     return {
+      **example,
       **{
         key: _cut_row(example[key], lengths.get(key), len(after))
         for key in ("query", "passage")

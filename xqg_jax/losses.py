@@ -1,79 +1,13 @@
-"""Losses: in-batch softmax for the dual encoder, chunked cross-entropy.
-
-Both are pure functions of arrays. Under `jax.jit` with a sharded batch they
-are global: a query's in-batch negatives are the passages of all devices.
-"""
+"""The query generator's loss: cross-entropy, in chunks of positions."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 # Logits that are on the device at once unless a chunk length says otherwise.
 MAX_LOGITS = 2**26
-
-
-def in_batch_softmax_loss(
-  query_embeddings: Float[Array, "queries dim"],
-  passage_embeddings: Float[Array, "passages dim"],
-  *,
-  temperature: float = 1.0,
-  passage_mask: Bool[Array, " passages"] | None = None,
-) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-  """Softmax cross-entropy of each query's positive among all passages.
-
-  The passages stand in groups, one for each query: with n hard negatives for
-  each query, passage `i * (1 + n)` is the positive of query i and the n
-  passages after it are its hard negatives. Every passage of another query is
-  an in-batch negative. (The groups keep a query and its passages on one
-  device; Karpukhin et al. 2020, section 3.2, has the loss.)
-
-  Args:
-    query_embeddings: one row a query.
-    passage_embeddings: `queries * (1 + n)` rows.
-    temperature: the similarities are divided by it.
-    passage_mask: False where a row holds no passage, as for a query with
-      fewer hard negatives than the others; such a row is nobody's negative.
-
-  Returns:
-    The mean loss over the queries, and {"accuracy": the share of queries
-    whose positive has the highest similarity}.
-
-  Raises:
-    ValueError: the number of passages is no multiple of that of the queries.
-
-  Two queries, no hard negatives; the loss is log(1 + e^-1) and
-  log(1 + e^-2), the mean of which is 0.2201:
-
-  >>> queries = jnp.array([[1.0, 0.0], [0.0, 2.0]])
-  >>> passages = jnp.array([[1.0, 0.0], [0.0, 1.0]])
-  >>> loss, metrics = in_batch_softmax_loss(queries, passages)
-  >>> print(f"{loss:.4f} {metrics['accuracy']:.1f}")
-  0.2201 1.0
-  """
-  num_queries, num_passages = len(query_embeddings), len(passage_embeddings)
-  if num_passages % num_queries:
-    raise ValueError(
-      f"{num_passages} passages cannot be split into groups for "
-      f"{num_queries} queries"
-    )
-  # [queries, dim], [passages, dim] -> [queries, passages]
-  logits = jnp.einsum(
-    "qd,pd->qp",
-    query_embeddings,
-    passage_embeddings,
-    preferred_element_type=jnp.float32,
-  )
-  logits = logits / temperature
-  if passage_mask is not None:
-    logits = jnp.where(passage_mask, logits, jnp.finfo(logits.dtype).min)
-  positives = jnp.arange(num_queries) * (num_passages // num_queries)
-  # [queries, passages] -> [queries]
-  log_probs = jax.nn.log_softmax(logits)
-  losses = -jnp.take_along_axis(log_probs, positives[:, None], axis=1)[:, 0]
-  hits = jnp.argmax(logits, axis=1) == positives
-  return jnp.mean(losses), {"accuracy": jnp.mean(hits, dtype=jnp.float32)}
 
 
 class TokenSums(NamedTuple):

@@ -5,6 +5,7 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -15,6 +16,7 @@ from xqg_jax.models.t5 import T5, T5Config
 from xqg_jax.tokenizers import Tokenizer
 from xqg_jax.trainable import (
   Batch,
+  HostBatch,
   Lengths,
   Metrics,
   Params,
@@ -25,6 +27,14 @@ from xqg_jax.trainable import (
   complete_tokenizer,
   register_tasks_of,
 )
+
+# What the feature converter makes, and the task feature that it is as long as.
+_BATCH_FEATURES = {
+  "encoder_input_tokens": "inputs",
+  "decoder_input_tokens": "targets",
+  "decoder_target_tokens": "targets",
+  "decoder_loss_weights": "targets",
+}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -135,6 +145,25 @@ class QueryGeneratorModel:
     import seqio  # pulls in TensorFlow
 
     return seqio.EncDecFeatureConverter(pack=False)
+
+  def prepare_batch(self, batch: HostBatch, *, num_groups: int) -> HostBatch:
+    """See `TrainableModel`; there is nothing to do."""
+    del num_groups
+    return batch
+
+  def count_tokens(self, batch: HostBatch) -> int:
+    """See `TrainableModel`."""
+    prompts = batch["encoder_input_tokens"] != self.tokenizer.pad_id
+    return int(prompts.sum() + batch["decoder_loss_weights"].sum())
+
+  def batch_shapes(
+    self, lengths: Lengths, batch_size: int
+  ) -> dict[str, jax.ShapeDtypeStruct]:
+    """See `TrainableModel`."""
+    return {
+      name: jax.ShapeDtypeStruct((batch_size, lengths[feature]), jnp.int32)
+      for name, feature in _BATCH_FEATURES.items()
+    }
 
   def save_files(self, model_dir: Path) -> None:
     """See `TrainableModel`."""

@@ -10,14 +10,17 @@ import os
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, Int
+import jax
+import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from xqg_jax.errors import InputError
 from xqg_jax.tokenizers import Tokenizer, load_tokenizer
 
 Path = str | os.PathLike
 Params = Mapping[str, Any]
-Batch = Mapping[str, Int[Array, "..."]]
+Batch = Mapping[str, Shaped[Array, "..."]]
+HostBatch = Mapping[str, Shaped[np.ndarray, "..."]]
 Metrics = dict[str, Float[Array, ""]]
 Lengths = Mapping[str, int | tuple[int, int]]
 
@@ -66,6 +69,28 @@ class TrainableModel(Protocol):
 
   def make_feature_converter(self) -> Any:
     """The `seqio.FeatureConverter` that makes batches for `loss`."""
+
+  def prepare_batch(self, batch: HostBatch, *, num_groups: int) -> HostBatch:
+    """Makes of the feature converter's batch what `loss` takes, on the host.
+
+    Args:
+      batch: this process's part of a batch.
+      num_groups: groups of this process's devices that share it; the first
+        axes of all arrays are multiples of it.
+    """
+
+  def count_tokens(self, batch: HostBatch) -> int:
+    """Tokens in a prepared batch that are not padding."""
+
+  def batch_shapes(
+    self, lengths: Lengths, batch_size: int
+  ) -> Mapping[str, jax.ShapeDtypeStruct]:
+    """Shapes of a prepared batch, the largest that can come.
+
+    Args:
+      lengths: of all task features (`get_feature_lengths`).
+      batch_size: examples.
+    """
 
   def save_files(self, model_dir: Path) -> None:
     """Writes configuration and tokenizer beside the checkpoints."""
