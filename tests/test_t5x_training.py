@@ -23,12 +23,12 @@ from xqg_jax.models import t5
 from xqg_jax.optimizers import make_optimizer, make_schedule
 from xqg_jax.query_generator_model import QueryGeneratorModel
 from xqg_jax.sharding import make_mesh, shard_batch
+from xqg_jax.training_checkpoints import save_state
 from xqg_jax.training_state import (
   Trainer,
   TrainState,
   adopt_t5x_state,
   open_t5x_start,
-  save_state,
 )
 
 NEEDS_T5X = functools.partial(pytest.importorskip, reason=tiny_t5x.GET_T5X)

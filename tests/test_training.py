@@ -273,25 +273,11 @@ def test_resumed_run_equals_unbroken_run(kind, tmp_path, data_dir, monkeypatch):
     for folder in (whole, broken)
   ]
   assert [row["step"] for row in rows[1]] == [3, 6, 7]
-  assert rows[0][-1]["loss"] == rows[1][-1]["loss"]
-  assert {"loss", "accuracy", "gradient_norm"} <= rows[0][0].keys()
+  names = {"loss", "accuracy", "gradient_norm", "learning_rate"}
+  for row, other in zip(*rows, strict=True):
+    assert names <= row.keys()
+    assert [row[name] for name in names] == [other[name] for name in names]
   assert (whole / "manifest.json").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_device")
-def test_damaged_newest_checkpoint_is_replaced(tmp_path, data_dir, monkeypatch):
-  with monkeypatch.context() as patch:
-    _interrupt_at(patch, 5)
-    with pytest.raises(Interruption):
-      _run(tmp_path / "run", data_dir)
-  files = [
-    p for p in step_folder(tmp_path / "run", 4).rglob("*") if p.is_file()
-  ]
-  for path in files:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-  run = _run(tmp_path / "run", data_dir)
-  _assert_same(_params(run), _params(_run(tmp_path / "whole", data_dir)))
 
 
 @pytest.mark.slow
@@ -302,13 +288,13 @@ def test_finished_run_is_found_and_another_refused(
   first = _run(tmp_path, data_dir)
   before = _read_checkpoint(first, 7)
   with monkeypatch.context() as patch:
-    patch.setattr(training, "_run_steps", None)  # would not be callable
+    patch.setattr(training, "TrainingLoop", None)  # would not be callable
     assert _run(tmp_path, data_dir, log_period=1) == first
   assert _read_checkpoint(first, 7) == before
   with pytest.raises(InputError, match="another batch_size"):
     _run(tmp_path, data_dir, batch_size=16)
   with pytest.raises(InputError, match="another model"):
-    _run(tmp_path, data_dir, model=_encoder(temperature=0.5))
+    _run(tmp_path, data_dir, model=_encoder(num_negatives=1))
   # Fine-tuning takes shape, tokenizer and pooling from the checkpoint.
   tuned = _run(
     tmp_path.parent / "tuned",
@@ -324,15 +310,6 @@ def test_finished_run_is_found_and_another_refused(
     _encoder(config=other).complete(str(first))
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("one_device")
-def test_training_stops_at_nan_with_one_line(tmp_path, data_dir):
-  with pytest.raises(InputError, match=r"at step \d+; training has stopped"):
-    _run(tmp_path, data_dir, learning_rate=1e38, gradient_clip=None)
-  for step in list_steps(tmp_path):
-    load_dual_encoder(step_folder(tmp_path, step))  # refuses NaN
-
-
 def test_bad_arguments(tmp_path, data_dir):
   for match, kwargs in (
     ("BATCH_SIZE 12", {"batch_size": 12}),
@@ -340,6 +317,8 @@ def test_bad_arguments(tmp_path, data_dir):
     ("unknown optimizer 'sgd'", {"optimizer": "sgd"}),
     ("unknown schedule 'sqrt'", {"schedule": "sqrt"}),
     ("7 warm-up steps", {"warmup_steps": 7}),
+    ("LOG_PERIOD is 0", {"log_period": 0}),
+    ("only one of DEV_", {"dev_passages": "p.tsv"}),
     ("TASK_FEATURE_LENGTHS", {"task_feature_lengths": {"inputs": 3}}),
     ("names no task", {"mixture_or_task_name": "small"}),
     ("no tokenizer", {"model": _encoder(tokenizer=None)}),

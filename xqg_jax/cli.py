@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from xqg_jax.errors import InputError, NativeError
+from xqg_jax.errors import InputError, NativeError, Stopped
 from xqg_jax.files import write_text
 from xqg_jax.host_memory import keep_freed_memory
 
@@ -34,11 +34,13 @@ class Stage:
     summary: for the help.
     also_takes: verbs whose settings it passes over, so that it can be put in
       the place of theirs in a command.
+    spans_processes: whether several processes can do it together.
   """
 
   function: str
   summary: str
   also_takes: tuple[str, ...] = ()
+  spans_processes: bool = False
 
   def load(self) -> Callable[..., Any]:
     """Imports the stage's function."""
@@ -54,7 +56,11 @@ STAGES = {
     "what a step needs on chips not yet rented",
     also_takes=("train", "generate", "encode"),
   ),
-  "train": Stage("training:train", "train query generator or dual encoder"),
+  "train": Stage(
+    "training:train",
+    "train query generator or dual encoder",
+    spans_processes=True,
+  ),
   "export": Stage("exporting:export", "write a model for other programs"),
   "generate": Stage("generation:generate", "write queries for passages"),
   "encode": Stage("encoding:encode", "passages and query sums to vectors"),
@@ -94,6 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.help:
       print(describe_stage(args.stage))
       return 0
+    _join_processes(args)
     run_stage(
       args.stage,
       gin_files=args.gin_file,
@@ -107,6 +114,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   except NativeError as error:
     print(f"xqg: failed: {str(error).splitlines()[0]}", file=sys.stderr)
     return 1
+  except Stopped as stopped:
+    print(f"xqg: {str(stopped).splitlines()[0]}", file=sys.stderr)
   except KeyboardInterrupt:
     print("xqg: interrupted; the same command goes on", file=sys.stderr)
     return 130
@@ -136,11 +145,44 @@ def _parse_arguments(
   parser.add_argument(
     "--gin_search_paths", default="", help="folders for gin files, by comma"
   )
+  together = parser.add_argument_group(
+    "several hosts (train; the same command on each)"
+  )
+  together.add_argument(
+    "--distributed",
+    action="store_true",
+    help="on a TPU pod, under SLURM, Open MPI or Kubernetes",
+  )
+  for name, metavar, meaning in (
+    ("coordinator_address", "HOST:PORT", "elsewhere: a free port of process 0"),
+    ("num_processes", "N", "of all hosts together"),
+    ("process_id", "I", "of this one, from 0"),
+  ):
+    together.add_argument(f"--{name}", metavar=metavar, help=meaning)
   if not arguments or arguments[0] in ("-h", "--help"):
     parser.print_help()
     raise SystemExit(0)
   args, rest = parser.parse_known_args(arguments)
   return args, dict(_parse_binding(flag) for flag in rest)
+
+
+def _join_processes(args: argparse.Namespace) -> None:
+  """Joins the processes of several hosts, if the flags say that there are."""
+  names = ("coordinator_address", "num_processes", "process_id")
+  given = {name: getattr(args, name) for name in names}
+  is_wanted = args.distributed or any(given.values())
+  if not STAGES[args.stage].spans_processes:
+    if is_wanted:
+      raise InputError(
+        f"`xqg {args.stage}` runs in one process",
+        mend="leave the flags of several hosts out",
+      )
+    return
+  from xqg_jax import processes  # with JAX, which not every stage needs
+
+  if is_wanted:
+    processes.join_processes(**given)
+  processes.check_all_joined()
 
 
 def _parse_binding(flag: str) -> tuple[str, str]:
@@ -198,10 +240,19 @@ def run_stage(
     gin.finalize()
   result = gin.get_configurable(STAGES[stage].load())()
   output_dir = _macro_value("OUTPUT_DIR") or _macro_value("MODEL_DIR")
-  if output_dir:
+  if output_dir and _is_first_process(stage):
     path = pathlib.Path(output_dir) / OPERATIVE_CONFIG
     write_text(path, gin.operative_config_str())
   return result
+
+
+def _is_first_process(stage: str) -> bool:
+  """Whether this process writes what all would write alike."""
+  if not STAGES[stage].spans_processes:
+    return True
+  from xqg_jax import processes
+
+  return processes.is_first_process()
 
 
 def _to_gin(value: str) -> str:

@@ -1,4 +1,4 @@
-"""The two exceptions that the command line tells in one line."""
+"""The exceptions that the command line tells in one line."""
 
 
 class InputError(ValueError):
@@ -28,3 +28,7 @@ class InputError(ValueError):
 
 class NativeError(RuntimeError):
   """A native library failed or its process died; nothing the input did."""
+
+
+class Stopped(Exception):
+  """A stage was asked to stop and has saved what it had; no failure."""

@@ -26,13 +26,22 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  partial = path.with_name(f".{path.name}.partial")
+  partial = partial_path(path)
   _remove(partial)
   try:
     yield partial
     partial.replace(path)
   finally:
     _remove(partial)
+
+
+def partial_path(path: pathlib.Path) -> pathlib.Path:
+  """Where a file or folder is written before it has its name.
+
+  >>> partial_path(pathlib.Path("run.json")).name
+  '.run.json.partial'
+  """
+  return path.with_name(f".{path.name}.partial")
 
 
 def _remove(path: pathlib.Path) -> None:
@@ -145,7 +154,7 @@ def claim_output_dir(
   run_file = folder / RUN_FILE
   if run_file.exists():
     _check_same_run(folder, claim)
-  elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+  elif folder.exists() and not _is_empty(folder):
     raise InputError(
       "output folder is not empty and holds no run of this stage",
       where=folder,
@@ -155,6 +164,12 @@ def claim_output_dir(
     folder.mkdir(parents=True, exist_ok=True)
     write_json(run_file, claim)
   return folder
+
+
+def _is_empty(folder: pathlib.Path) -> bool:
+  """Whether nothing is in a folder but what a kill left of an earlier claim."""
+  begun = partial_path(folder / RUN_FILE)
+  return folder.is_dir() and all(path == begun for path in folder.iterdir())
 
 
 def _check_same_run(folder: pathlib.Path, claim: dict[str, Any]) -> None:

@@ -1,29 +1,56 @@
-"""Metrics of a training run: a file, a progress line, a check."""
+"""Metrics of a training run: rows in a file, a progress line, a check."""
 
+import collections
 import json
 import math
 import os
 import pathlib
-import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 import tqdm
 from jaxtyping import Array, Float
 
 from xqg_jax.errors import InputError
-from xqg_jax.files import read_lines, write_text
+from xqg_jax.event_files import EventFile
+from xqg_jax.files import atomic_path, write_text
+from xqg_jax.training_checkpoints import StepMetrics
 
 METRICS_FILE = "metrics.jsonl"
+EVENTS_FOLDER = "tensorboard"
+# Steps that the host may be ahead of the devices: enough to keep them busy,
+# few enough to stop soon and to keep the batches of all of them.
+_STEPS_AHEAD = 2
+_MEND = "lower LEARNING_RATE, warm up longer or set gradient_clip"
+# What the progress line shows, and how.
+_SHOWN = {
+  "loss": ("loss", "{:.4g}"),
+  "accuracy": ("accuracy", "{:.3f}"),
+  "examples_per_second": ("examples/s", "{:.4g}"),
+  "tokens_per_second": ("tokens/s", "{:.4g}"),
+  "mfu": ("MFU", "{:.1%}"),
+  "dev_R@2kt": ("dev R@2kt", "{:.1f}"),
+  "dev_MRR@10": ("dev MRR@10", "{:.1f}"),
+}
+
+
+class _Step(NamedTuple):
+  """A step whose metrics nobody has looked at."""
+
+  number: int
+  metrics: Mapping[str, Float[Array, ""]]
+  batch: Mapping[str, np.ndarray]
 
 
 class MetricsLog:
-  """Collects metrics on the device and writes their means now and then.
+  """Collects the metrics of steps and writes their means now and then.
 
-  Steps run ahead of the host, which waits for them only to write a row of
-  `metrics.jsonl`: `step`, the means of the metrics since the row before, and
-  `examples_per_second`, in which compilation does not count. Rows after
-  `start_step`, left by an interrupted run, are dropped.
+  A row of `metrics.jsonl` has `step`, the means of the metrics since the row
+  before, and whatever else it is given. Rows after `start_step`, left by an
+  interrupted run, are dropped. TensorBoard shows the same rows. Of several
+  processes the first one writes.
 
   Attributes:
     last_row: the newest row.
@@ -35,26 +62,49 @@ class MetricsLog:
     *,
     start_step: int,
     train_steps: int,
-    batch_size: int,
+    learning_rate: Callable[[int], Any],
+    pending: StepMetrics = (),
   ):
-    """Opens the file of a run that goes on after `start_step`."""
+    """Opens the files of a run that goes on after `start_step`.
+
+    Args:
+      model_dir: where they are.
+      start_step: steps done.
+      train_steps: steps of the whole run.
+      learning_rate: of the step after so many.
+      pending: the metrics of steps before `start_step` that are in no row.
+    """
     self.last_row: dict[str, float] = {}
-    self._path = pathlib.Path(model_dir) / METRICS_FILE
-    self._batch_size = batch_size
-    self._pending: list[Mapping[str, Float[Array, ""]]] = []
-    self._values: list[Mapping[str, float]] = []
-    self._step = start_step  # the last one whose metrics were looked at
-    self._clock: tuple[float, int] | None = None  # when, after which step
+    self._folder = pathlib.Path(model_dir)
+    self._learning_rate = learning_rate
+    self._unseen: collections.deque[_Step] = collections.deque()
+    self._last: _Step | None = None
+    self._values = list(pending)
+    self._writes = jax.process_index() == 0
     self._drop_rows_after(start_step)
+    self._events = None
+    if self._writes:
+      self._events = EventFile(
+        self._folder / EVENTS_FOLDER, start_step=start_step
+      )
     self._bar = tqdm.tqdm(
-      total=train_steps, initial=start_step, unit="step", desc="train"
+      total=train_steps,
+      initial=start_step,
+      unit="step",
+      desc="train",
+      disable=not self._writes,
     )
 
+  @property
+  def pending(self) -> list[Mapping[str, float]]:
+    """The metrics of the steps since the last row, as far as looked at."""
+    return list(self._values)
+
   def _drop_rows_after(self, step: int) -> None:
-    lines = read_lines(self._path) if self._path.exists() else ()
-    rows = [json.loads(line) for _, line in lines]
-    rows = [row for row in rows if row["step"] <= step]
-    write_text(self._path, "".join(json.dumps(row) + "\n" for row in rows))
+    path = self._folder / METRICS_FILE
+    rows = [row for row in _read_rows(path) if row["step"] <= step]
+    if self._writes:
+      write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
     self.last_row = rows[-1] if rows else {}
 
   def __enter__(self) -> "MetricsLog":
@@ -62,13 +112,27 @@ class MetricsLog:
 
   def __exit__(self, *unused: object) -> None:
     self._bar.close()
+    if self._events is not None:
+      self._events.close()
 
-  def add(self, metrics: Mapping[str, Float[Array, ""]]) -> None:
-    """Takes the metrics of one step, without waiting for them."""
-    self._pending.append(metrics)
-    if self._clock is None:
-      jax.block_until_ready(metrics)
-      self._clock = time.perf_counter(), self._step + 1
+  def add(
+    self,
+    step: int,
+    metrics: Mapping[str, Float[Array, ""]],
+    batch: Mapping[str, np.ndarray],
+  ) -> None:
+    """Takes the metrics of a step, and looks at those of steps before it.
+
+    Args:
+      step: its number.
+      metrics: on the devices, perhaps still to be computed.
+      batch: this process's part, as it was on the host.
+
+    Raises:
+      InputError: a metric is not finite.
+    """
+    self._unseen.append(_Step(step, metrics, batch))
+    self._look(leave=_STEPS_AHEAD)
     self._bar.update()
 
   def fetch(self) -> None:
@@ -77,37 +141,83 @@ class MetricsLog:
     Raises:
       InputError: one is not.
     """
-    for values in jax.device_get(self._pending):
-      self._step += 1
+    self._look(leave=0)
+
+  def _look(self, leave: int) -> None:
+    while len(self._unseen) > leave:
+      self._last = self._unseen.popleft()
+      values = {
+        name: float(value)
+        for name, value in jax.device_get(self._last.metrics).items()
+      }
       for name, value in values.items():
         if not math.isfinite(value):
-          raise InputError(
-            f"{name} is {value} at step {self._step}; training has stopped",
-            where=self._path.parent,
-            mend="lower LEARNING_RATE, warm up longer or set gradient_clip",
-          )
+          raise self._refuse(name, value)
       self._values.append(values)
-    self._pending = []
 
-  def write_row(self, step: int) -> None:
-    """Writes the row of `step` and shows it in the progress line.
+  def _refuse(self, name: str, value: float) -> InputError:
+    """Keeps the batch of the step looked at last; says what is wrong."""
+    step = self._last.number
+    ending = f"_process_{jax.process_index()}"
+    ending = ending if jax.process_count() > 1 else ""
+    path = self._folder / f"failed_batch_step_{step}{ending}.npz"
+    with atomic_path(path) as partial, open(partial, "wb") as file:
+      np.savez(file, **self._last.batch)
+    return InputError(
+      f"{name} is {value} at step {step}; training has stopped, the batch of "
+      f"that step is kept in {path}",
+      mend=_MEND,
+    )
+
+  def check_finite(self, are_finite: Mapping[str, bool]) -> None:
+    """Refuses parameters that the newest step has made infinite or NaN.
+
+    Args:
+      are_finite: by name of the parameter; all metrics have been fetched.
 
     Raises:
-      InputError: a metric is not finite.
+      InputError: one is not finite.
     """
-    self.fetch()
-    row = {"step": step}
-    for name in self._values[0]:
-      values = [float(metrics[name]) for metrics in self._values]
-      row[name] = sum(values) / len(values)
-    started, since = self._clock
-    elapsed = time.perf_counter() - started
-    if step > since:
-      row["examples_per_second"] = (step - since) * self._batch_size / elapsed
-    self._values, self._clock = [], (time.perf_counter(), step)
-    with open(self._path, "a", encoding="utf-8") as file:
-      file.write(json.dumps(row) + "\n")
-    self._bar.set_postfix(
-      {key: f"{value:.4g}" for key, value in row.items() if key != "step"}
-    )
+    for name, is_finite in are_finite.items():
+      if not is_finite:
+        raise self._refuse(f"the parameter {name}", math.nan)
+
+  def write_row(self, step: int, more: Mapping[str, float]) -> None:
+    """Writes the row of `step` and shows it in the progress line.
+
+    Args:
+      step: its number; all its metrics have been fetched.
+      more: what the row has besides means and learning rate.
+    """
+    row = {"step": step, **self._take_means()}
+    rate = np.float32(self._learning_rate(step - 1))
+    row["learning_rate"] = float(str(rate))  # 0.01, not 0.00999999977
+    row.update(more)
     self.last_row = row
+    if self._writes:
+      with open(self._folder / METRICS_FILE, "a", encoding="utf-8") as file:
+        file.write(json.dumps(row) + "\n")
+      self._events.write(step, {k: row[k] for k in row if k != "step"})
+    self._bar.set_postfix(
+      {
+        label: style.format(row[name])
+        for name, (label, style) in _SHOWN.items()
+        if name in row
+      }
+    )
+
+  def _take_means(self) -> dict[str, float]:
+    taken, self._values = self._values, []
+    return {
+      name: sum(values[name] for values in taken) / len(taken)
+      for name in taken[0]
+    }
+
+
+def _read_rows(path: pathlib.Path) -> list[dict[str, float]]:
+  """The rows of a file, of which the last may be cut off by a full disk."""
+  if not path.is_file():
+    return []
+  text = path.read_text(encoding="utf-8")
+  whole = text[: text.rfind("\n") + 1]
+  return [json.loads(line) for line in whole.splitlines()]

@@ -1,35 +1,27 @@
-"""The state of a training run: made, laid out over devices, saved, restored.
-
-`MODEL_DIR/checkpoint_<step>` holds `params`, which every stage reads, and
-`state`, which only training reads. It appears under its name when both are
-complete, so an interrupted save leaves the one before as the newest.
-"""
+"""The state of a training run: made, laid out over devices, stepped on."""
 
 import dataclasses
 import functools
-import logging
 import os
-import pathlib
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-import orbax.checkpoint as ocp
 from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
-from xqg_jax.checkpoints import list_steps, step_folder
-from xqg_jax.checkpoints.steps import PARAMS_ITEM
 from xqg_jax.checkpoints.t5x import open_t5x, read_t5x_step
-from xqg_jax.checkpoints.t5x_adafactor import STATE_ITEM, restore_opt_state
+from xqg_jax.checkpoints.t5x_adafactor import restore_opt_state
 from xqg_jax.checkpoints.t5x_layouts import T5xCheckpoint
 from xqg_jax.errors import InputError
-from xqg_jax.files import atomic_path
 from xqg_jax.sharding import (
+  LOGICAL_AXIS_RULES,
+  AxisRules,
+  moments_shardings,
   params_shardings,
+  place_copies,
   replicated,
 )
 from xqg_jax.trainable import Batch, TrainableModel
@@ -51,6 +43,7 @@ class Trainer:
   optimizer: optax.GradientTransformation
   mesh: Mesh
   seed: int
+  axis_rules: AxisRules = LOGICAL_AXIS_RULES
 
   @functools.cached_property
   def shapes(self) -> TrainState:
@@ -65,13 +58,17 @@ class Trainer:
   @functools.cached_property
   def shardings(self) -> TrainState:
     """Where each array lies; the moments lie as their parameter does."""
-    axes = self.model.param_axes()
-    params = params_shardings(self.mesh, axes)
-    everywhere = replicated(self.mesh)
+    shapes = self.shapes
+    params = params_shardings(
+      self.mesh,
+      self.model.param_axes(),
+      shapes.params,
+      self.axis_rules,
+    )
     return TrainState(
-      step=everywhere,
+      step=replicated(self.mesh),
       params=params,
-      opt_state=_opt_state_shardings(self.shapes, params, everywhere),
+      opt_state=moments_shardings(shapes.opt_state, shapes.params, params),
     )
 
   def init_state(self, params: Any | None = None) -> TrainState:
@@ -81,7 +78,7 @@ class Trainer:
       init = jax.jit(self.model.init, out_shardings=shardings.params)
       params = init(jax.random.key(self.seed))
     else:
-      params = jax.device_put(params, shardings.params)
+      params = place_copies(params, shardings.params)
     make = jax.jit(self.optimizer.init, out_shardings=shardings.opt_state)
     step = jax.device_put(jnp.zeros((), jnp.int32), shardings.step)
     return TrainState(step, params, make(params))
@@ -117,33 +114,6 @@ class Trainer:
       "gradient_norm": optax.tree.norm(gradient),
     }
     return TrainState(state.step + 1, params, opt_state), metrics
-
-
-def _opt_state_shardings(
-  shapes: TrainState, params_tree: Any, everywhere: jax.sharding.Sharding
-) -> Any:
-  """Finds the parameter that an array of the optimizer belongs to.
-
-  Its path ends with the parameter's path. Arrays of another shape, as
-  Adafactor's factors, are small and lie whole on every device.
-  """
-  parameters = {
-    path: (leaf.shape, sharding)
-    for (path, leaf), sharding in zip(
-      jax.tree.leaves_with_path(shapes.params),
-      jax.tree.leaves(params_tree),
-      strict=True,
-    )
-  }
-
-  def find(path: tuple[Any, ...], leaf: Any) -> jax.sharding.Sharding:
-    for start in range(len(path)):
-      shape, sharding = parameters.get(path[start:], (None, None))
-      if shape == leaf.shape:
-        return sharding
-    return everywhere
-
-  return jax.tree.map_with_path(find, shapes.opt_state)
 
 
 def open_t5x_start(
@@ -206,71 +176,6 @@ def adopt_t5x_state(
   )
   return TrainState(
     step=jax.device_put(jnp.int32(step), trainer.shardings.step),
-    params=jax.device_put(params, trainer.shardings.params),
+    params=place_copies(params, trainer.shardings.params),
     opt_state=opt_state,
   )
-
-
-# ---------------------------------------------------------------- checkpoints
-
-
-def save_state(
-  model_dir: str | os.PathLike, state: TrainState, *, keep: int = 2
-) -> pathlib.Path:
-  """Writes `checkpoint_<step>` and removes all but the newest `keep`."""
-  step = int(state.step)
-  folder = step_folder(model_dir, step).absolute()
-  items = {
-    PARAMS_ITEM: state.params,
-    STATE_ITEM: {"step": state.step, "opt_state": state.opt_state},
-  }
-  with atomic_path(folder) as partial:
-    with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-      for name, tree in items.items():
-        checkpointer.save(partial / name, tree)
-  for old in list_steps(model_dir)[:-keep]:
-    shutil.rmtree(step_folder(model_dir, old))
-  return folder
-
-
-def restore_state(
-  model_dir: str | os.PathLike, trainer: Trainer
-) -> TrainState | None:
-  """Reads the newest good checkpoint, or returns None where there is none.
-
-  One that cannot be read is told of and removed, so that the run can write
-  that step again.
-  """
-  target = jax.tree.map(
-    lambda shape, sharding: jax.ShapeDtypeStruct(
-      shape.shape, shape.dtype, sharding=sharding
-    ),
-    trainer.shapes,
-    trainer.shardings,
-  )
-  for step in reversed(list_steps(model_dir)):
-    folder = step_folder(model_dir, step).absolute()
-    try:
-      return _read_state(folder, target)
-    except Exception as error:  # Orbax and TensorStore raise many kinds.
-      logging.warning(
-        "%s is damaged and removed (%s)", folder, str(error).splitlines()[0]
-      )
-      shutil.rmtree(folder)
-  return None
-
-
-def _read_state(folder: pathlib.Path, target: TrainState) -> TrainState:
-  items: Mapping[str, Any] = {
-    PARAMS_ITEM: target.params,
-    STATE_ITEM: {"step": target.step, "opt_state": target.opt_state},
-  }
-  with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
-    found = {
-      name: checkpointer.restore(
-        folder / name, args=ocp.args.StandardRestore(tree)
-      )
-      for name, tree in items.items()
-    }
-  state = found[STATE_ITEM]
-  return TrainState(state["step"], found[PARAMS_ITEM], state["opt_state"])
