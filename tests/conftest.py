@@ -45,3 +45,13 @@ def run(tmp_path, manual):
     )
 
   return run
+
+
+@pytest.fixture
+def quick_compiler():
+  """Compiles in half the time what runs for a moment."""
+  import jax
+
+  jax.config.update("jax_disable_most_optimizations", True)
+  yield
+  jax.config.update("jax_disable_most_optimizations", False)

@@ -307,7 +307,7 @@ def test_every_parameter_has_axes_and_a_sharding(model_config, model):
   model = model_config if model == "bert" else T5
   network = make_network(make_encoder(model), SEPARATE)
   axes, shapes = param_axes(network), param_shapes(network)
-  shardings = params_shardings(make_mesh(2), axes)
+  shardings = params_shardings(make_mesh(2), axes, shapes)
   jax.tree.map(lambda x, s: s.shard_shape(x.shape), shapes, shardings)
   side = axes["passage_encoder"]
   assert tuple(side["projection"]["kernel"]) == ("embed", "projection")

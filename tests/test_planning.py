@@ -19,7 +19,6 @@ from xqg_jax.models.t5 import T5Config
 from xqg_jax.planned_steps import (
   Recipe,
   add_sizes,
-  batch_shapes,
   count_device_bytes,
 )
 from xqg_jax.query_generator_model import QueryGeneratorModel
@@ -166,8 +165,8 @@ def test_batch_has_the_shapes_of_the_feature_converter():
   model = add_sizes(_dual_encoder(), None)
   lengths = model.get_feature_lengths(LENGTHS)
   found = DualEncoderFeatureConverter(0).get_model_feature_lengths(lengths)
-  shapes = batch_shapes(model.task_kind, lengths, 5)
-  assert {name: shape[1:] for name, shape in shapes.items()} == {
+  shapes = model.batch_shapes(lengths, 5)
+  assert {name: leaf.shape[1:] for name, leaf in shapes.items()} == {
     name: (size,) if isinstance(size, int) else tuple(size)
     for name, size in found.items()
   }

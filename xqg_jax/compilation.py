@@ -23,7 +23,7 @@ from xqg_jax.errors import InputError, NativeError
 from xqg_jax.files import read_json, write_json
 from xqg_jax.hlo import count_flops, count_traffic
 from xqg_jax.planned_steps import PlannedStep, Recipe, count_device_bytes
-from xqg_jax.sharding import make_mesh
+from xqg_jax.sharding import check_batch_size, make_mesh
 from xqg_jax.topologies import LOCAL, find_devices
 
 _FACTS_FILE, _ERROR_FILE = "facts.json", "error.json"
@@ -128,15 +128,10 @@ def make_planned_step(
   except ValueError as error:
     raise InputError(str(error), mend="choose another NUM_PARTITIONS") from None
   batch_size = batch_size or recipe.default_batch_size(mesh)
-  if batch_size < 1 or batch_size % mesh.shape["data"]:
-    raise InputError(
-      f"BATCH_SIZE {batch_size} cannot be split over {mesh.shape['data']} "
-      "groups of devices",
-      mend="choose a multiple",
-    )
+  check_batch_size(mesh, batch_size)
   step = recipe.make_step(mesh, batch_size)
   held = {
-    "parameter_bytes": _count_split_bytes(step.params, num_partitions),
+    "parameter_bytes": count_device_bytes(step.params),
     "optimizer_bytes": count_device_bytes(step.optimizer_state),
   }
   return step, {
@@ -148,17 +143,6 @@ def make_planned_step(
     **held,
     "input_bytes": count_device_bytes(step.arguments) - sum(held.values()),
   }
-
-
-def _count_split_bytes(params: Any, num_partitions: int) -> int:
-  try:
-    return count_device_bytes(params)
-  except ValueError as error:
-    raise InputError(
-      f"the parameters cannot be split over {num_partitions} devices "
-      f"({str(error).splitlines()[0]})",
-      mend="choose another NUM_PARTITIONS",
-    ) from None
 
 
 # ------------------------------------------------------------------------- here

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,10 +34,11 @@ from xqg_jax.query_generator_model import QueryGeneratorModel
 from xqg_jax.sharding import (
   DATA,
   batch_sharding,
+  override_rules,
   replicated,
 )
 from xqg_jax.tokenizers import train_tokenizer
-from xqg_jax.trainable import Lengths, TrainableModel
+from xqg_jax.trainable import TrainableModel
 from xqg_jax.training_state import Trainer
 
 # Vectors that stay on the device while a shard is encoded: its passages and
@@ -85,6 +86,7 @@ class Recipe:
     optimizer: `adamw` or `adafactor`, for training.
     weight_decay: as `train` takes it.
     gradient_clip: as `train` takes it.
+    axis_rules: as `train` takes them.
     num_queries: of each prompt, for generating.
     top_k: tokens to draw from, for generating.
     max_input_length: tokens of a prompt, for generating.
@@ -97,6 +99,7 @@ class Recipe:
   optimizer: str = "adamw"
   weight_decay: float = 0.0
   gradient_clip: float | None = 1.0
+  axis_rules: Sequence[Sequence[Any]] = ()
   num_queries: int = 5
   top_k: int = 10
   max_input_length: int = 256
@@ -193,14 +196,14 @@ def _make_training_step(
     weight_decay=recipe.weight_decay,
     gradient_clip=recipe.gradient_clip,
   )
-  trainer = Trainer(recipe.model, optimizer, mesh, 0)
+  trainer = Trainer(
+    recipe.model, optimizer, mesh, 0, override_rules(recipe.axis_rules)
+  )
   state = _place(trainer.shapes, trainer.shardings)
   lengths = recipe.model.get_feature_lengths(recipe.lengths)
-  shapes = batch_shapes(recipe.model.task_kind, lengths, batch_size)
-  batch = {
-    name: jax.ShapeDtypeStruct(shape, jnp.int32, sharding=batch_sharding(mesh))
-    for name, shape in shapes.items()
-  }
+  shapes = recipe.model.batch_shapes(lengths, batch_size)
+  by_row = batch_sharding(mesh)
+  batch = _place(shapes, dict.fromkeys(shapes, by_row))
   return PlannedStep(
     function=trainer.step,
     arguments=(state, batch),
@@ -209,40 +212,6 @@ def _make_training_step(
     num_units=batch_size,
     unit="examples",
   )
-
-
-def batch_shapes(
-  task_kind: str, lengths: Lengths, batch_size: int
-) -> dict[str, tuple[int, ...]]:
-  """Shapes of what the feature converter of a kind of task makes.
-
-  Args:
-    task_kind: of the model.
-    lengths: of all task features (`get_feature_lengths`).
-    batch_size: examples.
-
-  >>> batch_shapes("generation", {"inputs": 9, "targets": 4}, 2)
-  ... # doctest: +NORMALIZE_WHITESPACE
-  {'encoder_input_tokens': (2, 9), 'decoder_input_tokens': (2, 4),
-   'decoder_target_tokens': (2, 4), 'decoder_loss_weights': (2, 4)}
-  """
-  names = {
-    "generation": {
-      "encoder_input_tokens": "inputs",
-      "decoder_input_tokens": "targets",
-      "decoder_target_tokens": "targets",
-      "decoder_loss_weights": "targets",
-    },
-    "dual_encoder": {
-      "query_tokens": "query",
-      "passage_tokens": "passage",
-      "negative_passage_tokens": "negative_passages",
-    },
-  }
-  return {
-    name: (batch_size, *np.atleast_1d(lengths[feature]).tolist())
-    for name, feature in names[task_kind].items()
-  }
 
 
 def _make_encoding_step(

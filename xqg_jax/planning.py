@@ -7,7 +7,7 @@ a TPU topology or for this machine's devices, from shapes alone.
 import dataclasses
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xqg_jax.batch_search import Planner
@@ -28,6 +28,7 @@ def plan(
   topology: str = LOCAL,
   batch_size: int | None = None,
   num_partitions: int = 1,
+  axis_rules: Sequence[Sequence[Any]] = (),
   find_largest_batch: bool = True,
   max_compilations: int = 8,
   memory_per_chip: float | None = None,
@@ -54,6 +55,7 @@ def plan(
     batch_size: over all devices: examples (train), packed rows (encode) or
       prompts (generate); None: the stage's own.
     num_partitions: devices over which parameters are split.
+    axis_rules: for training, as `train` takes them.
     find_largest_batch: whether to look for the largest batch that fits.
     max_compilations: of all; the search ends with what it has found by then.
     memory_per_chip: bytes, instead of the published figure.

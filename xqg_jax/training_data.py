@@ -39,8 +39,14 @@ def make_batches(
   start_step: int = 0,
   num_draws: int = 1,
   max_examples_in_memory: int = MAX_CACHED_EXAMPLES,
+  process_index: int = 0,
+  process_count: int = 1,
 ) -> Iterator[Arrays]:
   """Yields the batches of steps `start_step`, `start_step + 1`, ... forever.
+
+  Of several processes each yields its own rows. A collection in memory gives
+  the batches that one process would get; of a streamed one each process reads
+  its own files, or every so many examples where there are too few files.
 
   Args:
     mixture_or_task_name: a registered SeqIO task or mixture.
@@ -52,23 +58,35 @@ def make_batches(
     num_draws: a collection in memory takes turns, epoch by epoch, among so
       many draws of the task's random preprocessing.
     max_examples_in_memory: larger collections are streamed.
+    process_index: which part of each batch is wanted
+      (`sharding.find_batch_part`).
+    process_count: parts of a batch, all of one size.
 
   Raises:
     InputError: no such task.
+    ValueError: a batch that has no such parts.
   """
+  if batch_size % process_count:
+    raise ValueError(f"{batch_size=} cannot be split in {process_count} parts")
   # TensorFlow only reads data: the accelerator belongs to jax.
   tf.config.set_visible_devices([], "GPU")
   provider = get_mixture_or_task(mixture_or_task_name)
-  report_cut_prompts(mixture_or_task_name, task_feature_lengths)
+  if process_index == 0:
+    report_cut_prompts(mixture_or_task_name, task_feature_lengths)
+  part_size = batch_size // process_count
   read = functools.partial(
     _read, task_feature_lengths, feature_converter, seed=seed
   )
   tasks = seqio.get_subtasks(provider)
   if _count_examples(tasks) > max_examples_in_memory:
     dataset = read(
-      provider, shuffle=True, num_epochs=None, skip=start_step * batch_size
+      provider,
+      shuffle=True,
+      num_epochs=None,
+      skip=start_step * part_size,
+      shard_info=seqio.ShardInfo(process_index, process_count),
     )
-    dataset = dataset.batch(batch_size, drop_remainder=True)
+    dataset = dataset.batch(part_size, drop_remainder=True)
     return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
   parts = [
     _to_arrays(read(task, shuffle=False, num_epochs=num_draws))
@@ -78,7 +96,9 @@ def make_batches(
     provider.get_rate(task) if isinstance(provider, seqio.Mixture) else 1.0
     for task in tasks
   ]
-  return _draw_batches(parts, rates, batch_size, seed, start_step, num_draws)
+  batches = _draw_batches(parts, rates, batch_size, seed, start_step, num_draws)
+  rows = slice(process_index * part_size, (process_index + 1) * part_size)
+  return ({key: x[rows] for key, x in batch.items()} for batch in batches)
 
 
 def _count_examples(tasks: Sequence[seqio.Task]) -> float:
@@ -175,9 +195,15 @@ def _read(
   shuffle: bool,
   num_epochs: int | None,
   skip: int = 0,
+  shard_info: seqio.ShardInfo | None = None,
 ) -> tf.data.Dataset:
   dataset = provider.get_dataset(
-    lengths, split="train", shuffle=shuffle, seed=seed, num_epochs=num_epochs
+    lengths,
+    split="train",
+    shuffle=shuffle,
+    seed=seed,
+    num_epochs=num_epochs,
+    shard_info=shard_info,
   )
   return feature_converter(dataset.skip(skip), task_feature_lengths=lengths)
 

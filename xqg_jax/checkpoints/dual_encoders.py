@@ -92,11 +92,12 @@ def load_dual_encoder(
   model_config, tokenizer = _read_common(list(sides.values()) or [folder])
   config = _read_config(folder, sides, config, get_max_length(model_config))
   network = make_network(make_encoder(model_config, dtype), config)
-  shardings = mesh and params_shardings(mesh, param_axes(network))
+  shapes = param_shapes(network)
+  shardings = mesh and params_shardings(mesh, param_axes(network), shapes)
   if step is not None and not (folder / DUAL_ENCODER_FILE).exists():
     params = _take_encoder(checkpoint_path, mesh)
   elif step is not None:
-    params = load_params(step, shapes=param_shapes(network), sharding=shardings)
+    params = load_params(step, shapes=shapes, sharding=shardings)
   elif sides:
     params = {
       side_name(side): _read_side(

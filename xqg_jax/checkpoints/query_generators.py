@@ -111,7 +111,8 @@ def _load_t5x(
   if tokenizer.eos_id is not None:
     config = dataclasses.replace(config, eos_id=tokenizer.eos_id)
   module = t5.T5(config=config)
-  shardings = mesh and params_shardings(mesh, param_axes(module))
+  shapes = param_shapes(module)
+  shardings = mesh and params_shardings(mesh, param_axes(module), shapes)
   return config, place_tensors(tensors, shardings), tokenizer
 
 
@@ -126,12 +127,13 @@ def _load_folder(
   tokenizer = _find_tokenizer(folder, tokenizer_path)
   _check_vocabulary(tokenizer, config, folder)
   module = t5.T5(config=config)
-  shardings = mesh and params_shardings(mesh, param_axes(module))
+  shapes = param_shapes(module)
+  shardings = mesh and params_shardings(mesh, param_axes(module), shapes)
   if step is None:
     tensors = read_hf_tensors(folder)
     params = t5.params_from_hf(tensors, config, place=place_on(shardings))
   else:
-    params = load_params(step, shapes=param_shapes(module), sharding=shardings)
+    params = load_params(step, shapes=shapes, sharding=shardings)
   return config, params, tokenizer
 
 

@@ -18,6 +18,9 @@ from jaxtyping import Array, Bool, Float, Int
 from xqg_jax.models.attention import attend
 from xqg_jax.models.bert_config import BertConfig
 from xqg_jax.models.bert_conversion import params_from_hf, params_to_hf
+from xqg_jax.models.dropout import Dropout
+from xqg_jax.models.products import affine
+from xqg_jax.sharding import split_rows
 
 __all__ = ["BertConfig", "BertEncoder", "params_from_hf", "params_to_hf"]
 
@@ -25,10 +28,35 @@ DType = Any
 
 
 def _gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """The exact GELU, by erf, which XLA computes faster on CPU than erfc."""
+  """The exact GELU, in the dtype of `x`."""
+  return jax.lax.platform_dependent(x, cpu=_frugal_gelu, default=_plain_gelu)
+
+
+def _plain_gelu(x: Array) -> Array:
   x32 = x.astype(jnp.float32)
-  cdf = 0.5 * (1.0 + jax.lax.erf(x32 * np.float32(np.sqrt(0.5))))
-  return (x32 * cdf).astype(x.dtype)
+  return (x32 * _normal_cdf(x32)).astype(x.dtype)
+
+
+def _normal_cdf(x: Array) -> Array:
+  """By erf, which XLA computes faster on CPU than erfc."""
+  return 0.5 * (1.0 + jax.lax.erf(x * np.float32(np.sqrt(0.5))))
+
+
+@jax.custom_vjp
+def _frugal_gelu(x: Array) -> Array:
+  """The same; the gradient keeps nothing but `x`."""
+  return _plain_gelu(x)
+
+
+def _gelu_backward(x: Array, dy: Array) -> tuple[Array]:
+  # The barrier has erf computed anew instead of kept in float32.
+  x, dy = jax.lax.optimization_barrier((x, dy))
+  x32 = x.astype(jnp.float32)
+  density = jnp.exp(-0.5 * x32 * x32) * np.float32(1 / np.sqrt(2 * np.pi))
+  return (((_normal_cdf(x32) + x32 * density) * dy).astype(x.dtype),)
+
+
+_frugal_gelu.defvjp(lambda x: (_plain_gelu(x), x), _gelu_backward)
 
 
 class Dense(nn.Module):
@@ -56,7 +84,7 @@ class Dense(nn.Module):
       jnp.float32,
       axes=self.axes[1:],
     )
-    return x @ kernel.astype(self.dtype) + bias.astype(self.dtype)
+    return affine(x, kernel, bias)
 
 
 class LayerNorm(nn.Module):
@@ -122,9 +150,9 @@ class Embeddings(nn.Module):
       types = self._table("token_type", config.type_vocab_size, "token_types")
       places = places + types[0]
     # [batch, length] -> [batch, length, embed]
-    x = words[tokens] + places[positions + config.position_offset]
+    x = split_rows(words[tokens] + places[positions + config.position_offset])
     x = LayerNorm(config.layer_norm_eps, self.dtype, name="layer_norm")(x)
-    return nn.Dropout(config.hidden_dropout_prob)(x, deterministic)
+    return Dropout(config.hidden_dropout_prob)(x, deterministic)
 
 
 class SelfAttention(nn.Module):
@@ -154,9 +182,7 @@ class SelfAttention(nn.Module):
       # [batch, length, embed] -> [batch, length, heads, kv]
       return dense(x).reshape(*x.shape[:2], config.num_attention_heads, -1)
 
-    dropout = nn.Dropout(
-      config.attention_probs_dropout_prob, broadcast_dims=(-1,)
-    )
+    dropout = Dropout(config.attention_probs_dropout_prob, broadcast_dims=(-1,))
     value = dropout(project("value"), deterministic)
     query, key = project("query"), project("key")
     y = attend(query, key, value, mask=mask, scale=query.shape[-1] ** -0.5)
@@ -181,7 +207,7 @@ class EncoderLayer(nn.Module):
     """Applies the layer."""
     config, dtype = self.config, self.dtype
     init, eps = config.initializer_range, config.layer_norm_eps
-    dropout = nn.Dropout(config.hidden_dropout_prob)
+    dropout = Dropout(config.hidden_dropout_prob)
     y = SelfAttention(config, dtype, name="attention")(
       x, mask, deterministic=deterministic
     )

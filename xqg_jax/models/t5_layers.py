@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from xqg_jax.models.attention import attend
 from xqg_jax.models.t5_config import T5Config
+from xqg_jax.sharding import split_rows
 
 # Keys and values of one attention; their layout is the using function's.
 KeysValues = tuple[Float[Array, "..."], Float[Array, "..."]]
@@ -89,8 +90,8 @@ class Embed(nn.Module):
 
   def __call__(self, tokens: Int[Array, "*b"]) -> Float[Array, "*b d"]:
     """Looks tokens up."""
-    rows = jnp.take(self.embedding, tokens, axis=0)
-    return rows.astype(jnp.dtype(self.config.dtype))
+    x = jnp.take(self.embedding, tokens, axis=0)
+    return split_rows(x).astype(jnp.dtype(self.config.dtype))
 
   def attend(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:
     """Products with every row of the table, in float32."""
