@@ -29,29 +29,23 @@ import numpy as np
 
 VARIANTS = ("torch_float32", "torch_bfloat16", "ours_float32", "ours_bfloat16")
 PEERS = VARIANTS[:2]
+SIZES = (
+  "vocab_size",
+  "hidden_size",
+  "num_hidden_layers",
+  "num_attention_heads",
+  "intermediate_size",
+)
 SHAPES = {
-  "e5_small": {
-    "vocab_size": 250_037,
-    "hidden_size": 384,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "intermediate_size": 1536,
-  },
-  "tiny": {
-    "vocab_size": 1000,
-    "hidden_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 256,
-  },
+  "e5_small": (250_037, 384, 12, 12, 1536),
+  "tiny": (1000, 64, 2, 2, 256),
 }
 LENGTHS = {"query": 32, "passage": 128}
 ROW_LENGTHS = {"query": 128, "passage": 128}
 LEARNING_RATE, GRADIENT_CLIP, DROPOUT = 1e-5, 1.0, 0.1
 NOTE = (
-  "torch's float32 matrix products use no AVX512 on AMD: where they are slower "
-  "than XLA's, an advantage over torch_float32 is partly one of the BLAS, and "
-  "torch_bfloat16 is the better peer"
+  "torch's float32 products use no AVX512 on AMD: where XLA's are faster, the "
+  "advantage over torch_float32 is in part one of the BLAS"
 )
 
 
@@ -64,16 +58,15 @@ def write_inputs(folder: pathlib.Path, arguments: argparse.Namespace) -> None:
   if given := os.environ.get("XQG_BENCH_INPUTS"):
     draw = link_inputs(folder / "model", pathlib.Path(given).absolute())
   else:
-    shape = SHAPES[arguments.shape]
+    shape = dict(zip(SIZES, SHAPES[arguments.shape], strict=True))
     write_random_model(folder / "model", shape)
     draw = make_drawer(shape["vocab_size"])
-  sizes = {"query": arguments.questions}
-  sizes["passage"] = arguments.questions * arguments.passages
-  batches = {
-    side: np.stack([draw(side, size) for _ in range(arguments.steps + 1)])
-    for side, size in sizes.items()
-  }
-  np.savez(folder / "batches.npz", **batches)
+  count, numbers = arguments.questions, range(arguments.steps + 1)
+  np.savez(
+    folder / "batches.npz",
+    query=[draw("query", count) for _ in numbers],
+    passage=[draw("passage", count * arguments.passages) for _ in numbers],
+  )
 
 
 def write_random_model(folder: pathlib.Path, shape: Mapping[str, int]) -> None:
@@ -136,10 +129,8 @@ def read_batches(folder: pathlib.Path) -> list[dict[str, np.ndarray]]:
   """The batches as they were written: one matrix of tokens a side."""
   with np.load(folder / "batches.npz") as file:
     arrays = dict(file)
-  return [
-    {side: rows[i] for side, rows in arrays.items()}
-    for i in range(len(arrays["query"]))
-  ]
+  pairs = zip(*arrays.values(), strict=True)
+  return [dict(zip(arrays, pair, strict=True)) for pair in pairs]
 
 
 # ---------------------------------------------------------------------- torch
@@ -165,6 +156,10 @@ class TorchSteps:
       self._model.parameters(), lr=LEARNING_RATE, weight_decay=0.0
     )
 
+  def get_shape(self, batch: Mapping[str, np.ndarray]) -> int:
+    """What a step has to be warmed up for: nothing but the first."""
+    return 0
+
   def take(self, batch: Mapping[str, np.ndarray]) -> float:
     """Takes a step and returns its loss."""
     torch = self._torch
@@ -188,7 +183,7 @@ class TorchSteps:
   def read_params(self) -> dict[str, np.ndarray]:
     """The parameters under Hugging Face's names."""
     named = self._model.named_parameters()
-    return {name: value.detach().numpy() for name, value in named}
+    return {name: x.detach().numpy() for name, x in named}
 
 
 # ----------------------------------------------------------------------- ours
@@ -200,13 +195,11 @@ class OurSteps:
   def __init__(self, folder: pathlib.Path, dtype: str, dropout: float):
     """Loads the model."""
     from xqg_jax.dual_encoder_model import DualEncoderModel
-    from xqg_jax.host_memory import keep_freed_memory
     from xqg_jax.models.dual_encoder import DualEncoderConfig
     from xqg_jax.optimizers import make_optimizer
     from xqg_jax.sharding import make_mesh
     from xqg_jax.training_state import Trainer
 
-    keep_freed_memory()
     lengths = {f"{side}_length": length for side, length in LENGTHS.items()}
     self._model, params = DualEncoderModel(
       encoder=DualEncoderConfig(pooling="cls", normalize=False, **lengths),
@@ -222,23 +215,30 @@ class OurSteps:
     self._trainer = Trainer(self._model, optimizer, make_mesh(), seed=0)
     self._state = self._trainer.init_state(params)
 
+  def get_shape(self, batch: Mapping[str, np.ndarray]) -> tuple[int, ...]:
+    """What a step is compiled for."""
+    return tuple(len(x) for x in self._prepare(batch).values())
+
   def take(self, batch: Mapping[str, np.ndarray]) -> float:
     """Takes a step and returns its loss."""
     from xqg_jax.sharding import shard_batch
 
-    num_queries, length = len(batch["query"]), LENGTHS["passage"]
-    passages = batch["passage"].reshape(num_queries, -1, length)
+    rows = shard_batch(self._trainer.mesh, self._prepare(batch))
+    self._state, metrics = self._trainer.step(self._state, rows)
+    return float(metrics["loss"])
+
+  def _prepare(self, batch: Mapping[str, np.ndarray]) -> Any:
+    """Packs the texts into rows, as the training loop has it done."""
+    batch = {side: x.astype(np.int32) for side, x in batch.items()}
+    passages = batch["passage"].reshape(
+      len(batch["query"]), -1, LENGTHS["passage"]
+    )
     padded = {
       "query_tokens": batch["query"],
       "passage_tokens": passages[:, 0],
       "negative_passage_tokens": passages[:, 1:],
     }
-    padded = {name: x.astype(np.int32) for name, x in padded.items()}
-    prepared = self._model.prepare_batch(padded, num_groups=1)
-    self._state, metrics = self._trainer.step(
-      self._state, shard_batch(self._trainer.mesh, prepared)
-    )
-    return float(metrics["loss"])
+    return self._model.prepare_batch(padded, num_groups=1)
 
   def read_params(self) -> dict[str, np.ndarray]:
     """The parameters under Hugging Face's names."""
@@ -267,12 +267,13 @@ def check(folder: pathlib.Path, variant: str) -> dict[str, float]:
 
 
 def measure(folder: pathlib.Path, variant: str) -> dict[str, Any]:
-  """Takes one step to warm up, then times the others."""
+  """Takes a step of each shape to warm up, then times all but the first."""
   steps = make_steps(folder, variant, dropout=DROPOUT)
-  first, *rest = read_batches(folder)
-  steps.take(first)
+  batches = read_batches(folder)
+  for batch in {steps.get_shape(b): b for b in batches}.values():
+    steps.take(batch)
   seconds = []
-  for batch in rest:
+  for batch in batches[1:]:
     start = time.perf_counter()
     steps.take(batch)
     seconds.append(time.perf_counter() - start)
