@@ -40,6 +40,7 @@ from xqg_jax.datasets.wiki_passages import WikiPassages
 from xqg_jax.datasets.xor_tydi import detect_language
 from xqg_jax.errors import InputError
 from xqg_jax.preparation import prepare
+from xqg_jax.training_pairs import read_training_pairs
 
 # ------------------------------------------------------------------- registry
 
@@ -187,7 +188,7 @@ def test_pairs(run, manual):
   assert _passage_texts(third["negative_passages"]) == []
   assert list(third["answers"]) == []
   plain = list(
-    records.read_training_pairs(
+    read_training_pairs(
       folder.parents[2] / "plain/xor_tydi/pairs/train_pairs.jsonl"
     )
   )
@@ -223,7 +224,7 @@ def test_gold_passages(run, manual, is_zipped):
   write_gold(manual, train, dev, is_zipped=is_zipped)
   folder = run("xor_tydi/gold_passages", plain_files=True)
   plain = folder.parents[2] / "plain/xor_tydi/gold_passages"
-  first, second = records.read_training_pairs(plain / "train_pairs.jsonl")
+  first, second = read_training_pairs(plain / "train_pairs.jsonl")
   assert (first.query_id, first.query, first.language, first.answers) == (
     "7",
     "Missä Helsinki on?",
@@ -239,7 +240,7 @@ def test_gold_passages(run, manual, is_zipped):
     == (hashlib.sha256(b"Helsinki\nIn Finland.").hexdigest()[:16])
   )
   assert (second.language, second.negatives) == ("ja", ())
-  (only,) = records.read_training_pairs(plain / "dev_pairs.jsonl")
+  (only,) = read_training_pairs(plain / "dev_pairs.jsonl")
   assert only.query_id == "9"
 
 
@@ -400,6 +401,7 @@ KILLED = """
 import os, signal, sys
 from xqg_jax.datasets.wiki_passages import WikiPassages
 from xqg_jax.preparation import prepare
+from xqg_jax.training_pairs import read_training_pairs
 config = WikiPassages.builder_configs["enwiki_2019"]
 config.rows_per_shard = 2
 source = config.splits["train"]

@@ -14,7 +14,7 @@ from tiny_training import SmallModel, train_small
 
 from xqg_jax import dev_retrieval, throughput, training
 from xqg_jax.checkpoints import list_steps, load_params, step_folder
-from xqg_jax.errors import InputError
+from xqg_jax.errors import InputError, Stopped
 from xqg_jax.event_files import EventFile
 from xqg_jax.hlo import count_flops
 from xqg_jax.sharding import make_mesh
@@ -235,7 +235,9 @@ def test_dev_values_stand_in_the_rows_of_their_steps(tmp_path, monkeypatch):
     patch.setattr(
       "xqg_jax.stopping.StopRequest.reaches", lambda self, step: step == 5
     )
-    stopped = read_rows(train_small(tmp_path, **settings))
+    with pytest.raises(Stopped):
+      train_small(tmp_path, **settings)
+  stopped = read_rows(tmp_path)
   rows = read_rows(train_small(tmp_path, **settings))
   assert rows[:2] == stopped
   assert [row["step"] for row in rows] == [3, 4, 6, 8]

@@ -12,6 +12,7 @@ from xqg_jax import records
 from xqg_jax.errors import InputError
 from xqg_jax.files import sha256_file
 from xqg_jax.languages import LANGUAGES, XOR_TYDI_LANGUAGES, is_in_script
+from xqg_jax.training_pairs import read_training_pairs
 from xqg_jax.xor_mini import iter_passages, make_xor_mini
 from xqg_jax.xor_mini.draws import Draws, Permutation
 from xqg_jax.xor_mini.entities import NUM_ENTITIES, Entities
@@ -60,7 +61,7 @@ def passages(folder):
 
 @pytest.fixture(scope="module")
 def pairs(folder):
-  return list(records.read_training_pairs(folder / "train_pairs.jsonl"))
+  return list(read_training_pairs(folder / "train_pairs.jsonl"))
 
 
 @pytest.fixture(scope="module")
