@@ -126,8 +126,12 @@ def test_dropout_drops_the_rate_and_keeps_the_mean():
   assert abs((found == 0).mean() - 0.1) < 5 * np.sqrt(0.1 * 0.9 / found.size)
   kept = found[found > 0]
   np.testing.assert_allclose(kept, 1 / 0.9, rtol=2e-5)
+  # Two values share a word of random bits; they drop independently.
+  both = ((found[:, ::2] == 0) & (found[:, 1::2] == 0)).mean()
+  assert abs(both - 0.01) < 5 * np.sqrt(0.01 * 0.99 / (found.size / 2))
   np.testing.assert_array_equal(drop(ones), found)
   assert (np.asarray(drop(ones, seed=1)) != found).any()
+  assert drop(ones[:3, :5]).shape == (3, 5)
 
 
 def test_dropout_of_whole_vectors_keeps_the_dtype():

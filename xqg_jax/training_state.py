@@ -100,7 +100,8 @@ class Trainer:
     self, state: TrainState, batch: Batch
   ) -> tuple[TrainState, dict[str, Float[Array, ""]]]:
     # Dropout depends on seed and step alone, so a resumed run repeats it.
-    rng = jax.random.fold_in(jax.random.key(self.seed), state.step)
+    rng = jax.random.key(self.seed, impl="threefry2x32")
+    rng = jax.random.fold_in(rng, state.step)
     (loss, metrics), gradient = jax.value_and_grad(
       self.model.loss, has_aux=True
     )(state.params, batch, rng)
