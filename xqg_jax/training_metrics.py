@@ -23,7 +23,7 @@ EVENTS_FOLDER = "tensorboard"
 # Steps that the host may be ahead of the devices: enough to keep them busy,
 # few enough to stop soon and to keep the batches of all of them.
 _STEPS_AHEAD = 2
-_MEND = "lower LEARNING_RATE, warm up longer or set gradient_clip"
+_MEND = "lower LEARNING_RATE, warm up longer or set GRADIENT_CLIP"
 # What the progress line shows, and how.
 _SHOWN = {
   "loss": ("loss", "{:.4g}"),
