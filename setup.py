@@ -104,7 +104,12 @@ setup(
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     # Compiles TPU programs on any machine: the build that `tpu` runs.
     "tpu-plan": ["libtpu>=0.0.42,<0.0.43"],
-    "bench": ["torch==2.13.0", "sentence-transformers>=5.1,<7", "faiss-cpu"],
+    "bench": [
+      "torch==2.13.0",
+      "sentence-transformers>=5.1,<7",
+      "faiss-cpu",
+      "ctranslate2",  # a peer of query generation
+    ],
   },
   entry_points={"console_scripts": ["xqg = xqg_jax.cli:main"]},
   classifiers=[

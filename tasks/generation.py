@@ -9,7 +9,7 @@ import seqio
 from xqg_jax import preprocessors, task_metrics
 from xqg_jax.data_sources import PassagesSource
 from xqg_jax.errors import InputError
-from xqg_jax.languages import get_languages
+from xqg_jax.languages import LANGUAGES, get_languages
 
 # An inputs/targets pair is small, and a mixture fills a buffer a language.
 SHUFFLE_BUFFER_SIZE = 2_000
@@ -30,6 +30,7 @@ def register_generation_tasks(
   make_source: Callable[[str], seqio.DataSource],
   languages: Sequence[str],
   vocabulary: seqio.Vocabulary,
+  language_in: str = "prompt",
 ) -> None:
   """Registers tasks `<name>_<language>` and their mixtures.
 
@@ -41,6 +42,8 @@ def register_generation_tasks(
     make_source: makes the source of training pairs of a language.
     languages: their ISO 639-1 codes.
     vocabulary: of prompts and questions.
+    language_in: "prompt" or "decoder": what names the language, the prompt or
+      the beginning of the question.
 
   Raises:
     InputError: an unknown language.
@@ -50,7 +53,7 @@ def register_generation_tasks(
     _add_task(
       f"{name}_{code}",
       make_source(code),
-      preprocessors.make_generation_preprocessors(code),
+      preprocessors.make_generation_preprocessors(code, language_in),
       vocabulary,
     )
   for rate_name, rate in RATES.items():
@@ -91,6 +94,18 @@ def register_inference_task(
     preprocessors.make_inference_preprocessors(codes),
     vocabulary,
   )
+
+
+def list_languages(mixture_or_task_name: str) -> list[str]:
+  """The languages of registered generation tasks, by the ends of their names.
+
+  A task of another name has none.
+  """
+  provider = seqio.get_mixture_or_task(mixture_or_task_name)
+  codes = [
+    task.name.rpartition("_")[2] for task in seqio.get_subtasks(provider)
+  ]
+  return sorted(code for code in codes if code in LANGUAGES)
 
 
 def get_mixture_name(name: str, rate: str) -> str:

@@ -38,6 +38,7 @@ def register_local_tasks(
   encoder_tokenizer: TokenizerPath | None = None,
   encoder_config: DualEncoderConfig | None = None,
   languages: Sequence[str] | None = None,
+  language_in: str = "prompt",
 ) -> None:
   """Registers tasks over a folder with `train_pairs.jsonl`.
 
@@ -58,6 +59,8 @@ def register_local_tasks(
     encoder_tokenizer: as `load_vocabulary` takes it.
     encoder_config: gives the prefixes of queries and passages; none if absent.
     languages: those to generate in; by default all in the file.
+    language_in: what names the language to the generator, "prompt" or
+      "decoder".
 
   Raises:
     InputError: no such file, a malformed line, an unknown language.
@@ -72,6 +75,7 @@ def register_local_tasks(
       ),
       languages=find_languages(paths["train"], languages),
       vocabulary=load_vocabulary(generator_tokenizer),
+      language_in=language_in,
     )
   if encoder_tokenizer is not None:
     config = encoder_config or DualEncoderConfig(pooling="cls", normalize=False)
@@ -90,6 +94,7 @@ def local_generation(
   name: str = "local",
   rate: str = "proportional",
   languages: Sequence[str] | None = None,
+  language_in: str = "prompt",
 ) -> str:
   """Registers the generation tasks of a folder; returns the mixture's name.
 
@@ -99,6 +104,7 @@ def local_generation(
     name: prefix of the tasks' names.
     rate: `proportional`, `equal` or `temperature`.
     languages: those to generate in; by default all in the file.
+    language_in: what names the language, "prompt" or "decoder".
 
   Raises:
     InputError: as `register_local_tasks`, or an unknown rate.
@@ -108,6 +114,7 @@ def local_generation(
     data_dir=data_dir,
     generator_tokenizer=tokenizer,
     languages=languages,
+    language_in=language_in,
   )
   return get_mixture_name(f"{name}_generation", rate)
 

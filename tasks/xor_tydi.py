@@ -52,6 +52,7 @@ def xor_tydi_generation(
   rate: str = "proportional",
   tfds_name: str = GOLD_PASSAGES,
   tfds_data_dir: str | None = None,
+  language_in: str = "prompt",
 ) -> str:
   """Registers the generation tasks; returns the name of a mixture.
 
@@ -60,6 +61,7 @@ def xor_tydi_generation(
     rate: `proportional`, `equal` or `temperature`.
     tfds_name: the pairs, `GOLD_PASSAGES` or `XOR_TYDI_PAIRS`.
     tfds_data_dir: where TFDS keeps its data; None: where it usually does.
+    language_in: what names the language, "prompt" or "decoder".
 
   Raises:
     InputError: an unknown rate.
@@ -72,6 +74,7 @@ def xor_tydi_generation(
     ),
     languages=XOR_TYDI_LANGUAGES,
     vocabulary=load_vocabulary(tokenizer),
+    language_in=language_in,
   )
   return mixture
 
@@ -112,6 +115,7 @@ def register_tasks_of(
   tokenizer: Tokenizer,
   encoder_config: DualEncoderConfig | None = None,
   tfds_data_dir: str | None = None,
+  language_in: str = "prompt",
 ) -> bool:
   """Gives the shipped tasks a model's own tokenizer, if the name is theirs.
 
@@ -120,12 +124,15 @@ def register_tasks_of(
     tokenizer: of the model.
     encoder_config: of a dual encoder.
     tfds_data_dir: where TFDS keeps its data; None: where it usually does.
+    language_in: of a query generator.
 
   Returns:
     Whether the name is that of a shipped task; others are left alone.
   """
   if mixture_or_task_name.startswith(GENERATION):
-    xor_tydi_generation(tokenizer=tokenizer, tfds_data_dir=tfds_data_dir)
+    xor_tydi_generation(
+      tokenizer=tokenizer, tfds_data_dir=tfds_data_dir, language_in=language_in
+    )
   elif mixture_or_task_name.startswith("xdr_"):
     xor_tydi_dual_encoder(
       tokenizer=tokenizer,

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -10,18 +11,24 @@ import pytest
 import tiny_t5
 from scipy import stats
 
-from xqg_jax.decoding import (
+from xqg_jax.checkpoints import load_query_generator
+from xqg_jax.decoding import decode
+from xqg_jax.demo_pretraining import SHIPPED_GENERATOR
+from xqg_jax.errors import InputError
+from xqg_jax.languages import XOR_TYDI_LANGUAGES, get_languages
+from xqg_jax.models import t5
+from xqg_jax.output_vocabulary import make_vocabulary_mask
+from xqg_jax.prompts import make_prompt
+from xqg_jax.sampling import (
   GREEDY,
   Sampling,
-  decode,
+  find_candidates,
   make_row_keys,
-  make_vocabulary_mask,
   sample_tokens,
   top_entries,
 )
-from xqg_jax.errors import InputError
-from xqg_jax.models import t5
 from xqg_jax.tokenizers import train_tokenizer
+from xqg_jax.xor_mini import iter_passages
 
 CONFIG = t5.T5Config(
   vocab_size=tiny_t5.VOCAB_SIZE,
@@ -84,6 +91,42 @@ def test_greedy_equals_transformers(shape):
 
 
 @pytest.mark.slow
+def test_greedy_equals_transformers_for_a_trained_generator():
+  torch = pytest.importorskip("torch", reason="torch is the reference")
+  transformers = pytest.importorskip("transformers")
+  generator = load_query_generator(SHIPPED_GENERATOR)
+  texts = [
+    make_prompt(passage, language)
+    for passage in itertools.islice(iter_passages(200, seed=3), 3)
+    for language in get_languages(XOR_TYDI_LANGUAGES)
+  ]
+  found = generator.tokenizer.encode_batch(texts, max_length=40)
+  prompts = np.zeros((len(found), 40), np.int32)
+  for row, tokens in zip(prompts, found, strict=True):
+    row[: len(tokens)] = tokens
+  reference = transformers.MT5ForConditionalGeneration.from_pretrained(
+    SHIPPED_GENERATOR
+  )
+  with torch.no_grad():
+    expected = reference.generate(
+      input_ids=torch.tensor(prompts).long(),
+      attention_mask=torch.tensor(prompts != 0).long(),
+      max_new_tokens=16,
+      do_sample=False,
+      num_beams=1,
+    ).numpy()[:, 1:]
+  ours = _decode(
+    (generator.module, generator.params),
+    prompts,
+    _keys(len(prompts), 1),
+    GREEDY,
+    allowed=np.ones(generator.config.vocab_size, bool),
+  )
+  padding = ((0, 0), (0, 16 - expected.shape[1]))
+  np.testing.assert_array_equal(ours[:, 0], np.pad(expected, padding))
+
+
+@pytest.mark.slow
 def test_steps_equal_the_teacher_forced_network(model):
   module, params = model
   apply = functools.partial(tiny_t5.apply, module, params)
@@ -99,8 +142,7 @@ def test_steps_equal_the_teacher_forced_network(model):
       cache,
       cross,
       jnp.asarray(prompts != 0),
-      jnp.asarray(step),
-      jnp.full((2, 3), step),
+      jnp.full(2, step),
       method="decode_step",
     )
     states.append(hidden)
@@ -111,31 +153,28 @@ def test_steps_equal_the_teacher_forced_network(model):
     np.testing.assert_allclose(found, whole, atol=1e-5)
 
 
-def test_a_row_may_begin_late_and_wrap_around_the_cache(model):
+def test_prompts_may_be_at_different_positions(model):
   module, params = model
-  prompts = tiny_t5.make_rows([9], 9)
+  prompts = tiny_t5.make_rows([9, 9], 9)
+  prompts[1] = prompts[0]
   encoded = tiny_t5.apply(module, params, prompts, method="encode")
   cross = module.apply({"params": params}, encoded, method="cross_keys_values")
   tokens = np.random.default_rng(1).integers(2, 300, 5)
-
-  def run(first_step):
-    cache, states = module.empty_cache(1, 1, 5), []
-    for step in range(first_step + 5):
-      position = max(0, step - first_step)
-      hidden, cache = module.apply(
-        {"params": params},
-        jnp.full((1, 1), int(tokens[position])),
-        cache,
-        cross,
-        jnp.asarray(prompts != 0),
-        jnp.asarray(step),
-        jnp.full((1, 1), position),
-        method="decode_step",
-      )
-      states.append(hidden)
-    return np.stack(states[first_step:])
-
-  np.testing.assert_allclose(run(3), run(0), atol=1e-5)
+  cache, states = module.empty_cache(2, 1, 5), {}
+  for step in range(7):  # The second begins two steps after the first.
+    positions = np.clip([step, step - 2], 0, 4)
+    hidden, cache = module.apply(
+      {"params": params},
+      jnp.asarray(tokens[positions][:, None]),
+      cache,
+      cross,
+      jnp.asarray(prompts != 0),
+      jnp.asarray(positions),
+      method="decode_step",
+    )
+    states[step] = np.asarray(hidden)
+  for step in range(5):
+    np.testing.assert_array_equal(states[step + 2][1], states[step][0])
 
 
 def test_shared_prompts_equal_repeated_ones(model):
@@ -234,6 +273,15 @@ def test_top_entries_equal_top_k(size, k):
   np.testing.assert_array_equal(
     np.asarray(places)[is_real], np.asarray(expected_places)[is_real]
   )
+  # Whatever is blocked, no entry stands twice.
+  assert all(len(set(row)) == k for row in np.asarray(places).tolist())
+
+
+def test_few_allowed_entries_are_found_once():
+  logits = jnp.full((3, 2000), -jnp.inf).at[:, 7].set(0.0).at[1:, 900].set(1.0)
+  values, places = top_entries(logits, 10)
+  assert np.isfinite(values).sum(axis=1).tolist() == [1, 2, 2]
+  assert places[:, 0].tolist() == [7, 900, 900]
 
 
 @pytest.mark.parametrize(
@@ -282,6 +330,19 @@ def test_positions_draw_anew():
   keys = jnp.repeat(jnp.asarray(_keys(1, 1)[0]), draws, axis=0)
   tokens = sample_tokens(logits, keys, jnp.arange(draws), Sampling())
   assert len(set(np.asarray(tokens).tolist())) == 10
+
+
+def test_only_tpus_approximate():
+  sampling = Sampling(approximate=True)
+  find = jax.jit(functools.partial(find_candidates, sampling=sampling))
+  logits = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3000)), "f4")
+  for found, expected in zip(
+    find(logits), jax.lax.top_k(logits, 10), strict=True
+  ):
+    np.testing.assert_array_equal(found, expected)
+  traced = find.trace(logits)
+  assert "ApproxTopK" in traced.lower(lowering_platforms=("tpu",)).as_text()
+  assert "ApproxTopK" not in traced.lower(lowering_platforms=("cpu",)).as_text()
 
 
 def test_row_keys_are_the_first_bytes_of_a_digest():

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xqg_jax import generation
+from xqg_jax import generation_job
 from xqg_jax.checkpoints import (
   load_query_generator,
   save_model_files,
@@ -21,9 +21,11 @@ from xqg_jax.errors import InputError
 from xqg_jax.generation import generate
 from xqg_jax.languages import get_languages
 from xqg_jax.models import t5
+from xqg_jax.output_vocabulary import make_language_vocabularies
 from xqg_jax.prompts import make_prompt
-from xqg_jax.query_writing import QuerySettings, QueryWriter, bucket_lengths
+from xqg_jax.query_writing import QuerySettings, QueryWriter
 from xqg_jax.records import Passage, read_generated_queries, write_passages
+from xqg_jax.slot_decoder import bucket_lengths
 from xqg_jax.tokenizers import train_tokenizer
 
 PASSAGES = [
@@ -37,6 +39,7 @@ OPTIONS = {
   "max_query_length": 8,
   "batch_size": 2,
   "shard_size": 3,
+  "force": True,  # random parameters
 }
 NAMES = [f"part-0000{n}-of-00003.jsonl.gz" for n in range(3)]
 
@@ -169,7 +172,7 @@ def test_prompts_are_cut_at_their_end_only(checkpoint):
   writer = _writer(checkpoint)
   tokenizer = writer.generator.tokenizer
   for prompt in writer.make_prompts(PASSAGES):
-    language = get_languages((prompt.language,))[0]
+    language = get_languages(prompt.languages)[0]
     (whole,) = tokenizer.encode_batch(
       [make_prompt(PASSAGES[prompt.row], language)], max_length=10_000
     )
@@ -245,19 +248,50 @@ def test_progress_counts_every_query_once(checkpoint):
   assert sum(told) == 7 * 2 * 3
 
 
+# -------------------------------------------------------- fewer output tokens
+
+
+@pytest.mark.slow
+def test_queries_hold_only_tokens_of_their_language(run, checkpoint, tmp_path):
+  path = tmp_path / "questions.jsonl"
+  rows = [
+    {"question": "The river.", "lang": "fi"},
+    {"question": "rises in", "lang": "te"},
+  ]
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+  folder, manifest = run(vocabulary_texts=str(path))
+  tokenizer = load_query_generator(checkpoint).tokenizer
+  tables = make_language_vocabularies(
+    tokenizer,
+    path,
+    get_languages(("fi", "te")),
+    vocab_size=tokenizer.vocab_size + 4,
+  )
+  described = {code: table.describe() for code, table in tables.items()}
+  assert manifest["output_vocabulary"] == described
+  assert tables["fi"].token_ids.tolist() != tables["te"].token_ids.tolist()
+  for by_language in _read(folder).values():
+    for language, texts in by_language.items():
+      ids = tables[language].token_ids.tolist()
+      pieces = tokenizer.decode_batch([[token] for token in ids])
+      assert set("".join(texts)) <= set("".join(pieces)) | {" "}
+  with pytest.raises(InputError, match="another"):
+    run()
+
+
 # ------------------------------------------------------------------- resume
 
 
 def _stop_after(monkeypatch, num_shards):
   """Stops the job, as a kill would, before the next shard is written."""
-  write, calls = generation._write_gzip, itertools.count()
+  write, calls = generation_job._write_gzip, itertools.count()
 
   def stopping(path, *args):
     write(path, *args)
     if next(calls) == num_shards:
       raise KeyboardInterrupt
 
-  monkeypatch.setattr(generation, "_write_gzip", stopping)
+  monkeypatch.setattr(generation_job, "_write_gzip", stopping)
 
 
 @pytest.mark.parametrize("num_shards", [0, 1, 2])
@@ -270,13 +304,13 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(
     with pytest.raises(KeyboardInterrupt):
       run("broken")
   written = collections.Counter()
-  write_one = QueryWriter.write
+  write_prompts = QueryWriter.write_prompts
 
-  def counting(writer, passages, **options):
-    written.update(p.passage_id for p in passages)
-    return write_one(writer, passages, **options)
+  def counting(writer, prompts, *args, **options):
+    written.update({prompt.passage_id for prompt in prompts})
+    return write_prompts(writer, prompts, *args, **options)
 
-  monkeypatch.setattr(QueryWriter, "write", counting)
+  monkeypatch.setattr(QueryWriter, "write_prompts", counting)
   folder, _ = run("broken")
   assert _bytes(folder) == expected
   assert sum(written.values()) == 7 - 3 * num_shards
@@ -303,7 +337,7 @@ def test_a_damaged_shard_is_written_again(run):
 
 def test_a_finished_run_is_not_done_again(run, monkeypatch):
   folder, manifest = run()
-  monkeypatch.delattr(QueryWriter, "write")
+  monkeypatch.delattr(QueryWriter, "write_prompts")
   assert run() == (folder, manifest)
 
 
@@ -344,7 +378,7 @@ def test_another_run_in_the_folder_is_refused(run):
 
 def test_states_that_are_not_finite_stop_the_job(checkpoint):
   writer = _writer(checkpoint)
-  norm = writer._params["encoder"]["encoder_norm"]
+  norm = writer.decoder.params["encoder"]["encoder_norm"]
   norm["scale"] = jnp.full_like(norm["scale"], np.nan)
-  with pytest.raises(InputError, match="not finite at passage 'p0'"):
+  with pytest.raises(InputError, match="not finite at passage 'p"):
     writer.write(PASSAGES)

@@ -349,6 +349,7 @@ def test_xqg_generate_takes_the_checkpoint_folder(collection, trained):
     max_input_length=96,
     max_query_length=16,
     batch_size=4,
+    force=True,  # hardly trained
   )
   assert manifest["num_queries"] == 5 * 2 * 2
   rows = list(read_generated_queries(collection / "by_xqg"))

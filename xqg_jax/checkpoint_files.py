@@ -127,7 +127,7 @@ def tell_of_full_disk(folder: pathlib.Path) -> Iterator[None]:
     raise InputError(
       f"the disk is full ({free:.1f} GB free)",
       where=folder,
-      mend="free some space; the same command goes on from the last checkpoint",
+      mend="free some space; the same command goes on where it was",
     ) from error
   finally:
     for logger in () if is_full else loggers:

@@ -308,8 +308,11 @@ class DualEncoderModel:
       packed[f"{side}_slots"] = shape[:1]
     return packed
 
-  def save_files(self, model_dir: Path) -> None:
+  def save_files(
+    self, model_dir: Path, mixture_or_task_name: str | None = None
+  ) -> None:
     """See `TrainableModel`."""
+    del mixture_or_task_name
     save_model_files(
       model_dir,
       model_config_hf=encoder_config_to_hf(self.config),

@@ -153,7 +153,7 @@ def claim_output_dir(
   )
   run_file = folder / RUN_FILE
   if run_file.exists():
-    _check_same_run(folder, claim)
+    check_same_run(read_json(run_file), claim, where=folder)
   elif folder.exists() and not _is_empty(folder):
     raise InputError(
       "output folder is not empty and holds no run of this stage",
@@ -172,8 +172,14 @@ def _is_empty(folder: pathlib.Path) -> bool:
   return folder.is_dir() and all(path == begun for path in folder.iterdir())
 
 
-def _check_same_run(folder: pathlib.Path, claim: dict[str, Any]) -> None:
-  found = read_json(folder / RUN_FILE)
+def check_same_run(
+  found: Mapping[str, Any], claim: Mapping[str, Any], *, where: object
+) -> None:
+  """Compares what a folder's run file says with what wants to write there.
+
+  Raises:
+    InputError: it was another stage, or had other arguments.
+  """
   if found == claim:
     return
   if found.get("stage") != claim["stage"]:
@@ -183,20 +189,24 @@ def _check_same_run(folder: pathlib.Path, claim: dict[str, Any]) -> None:
     names = [k for k in {**old, **new} if old.get(k) != new.get(k)]
     what = f"output folder already holds a run with another {', '.join(names)}"
   raise InputError(
-    what, where=folder, mend="choose another OUTPUT_DIR or delete the folder"
+    what, where=where, mend="choose another OUTPUT_DIR or delete the folder"
   )
 
 
 @contextlib.contextmanager
-def lock_folder(folder: pathlib.Path) -> Iterator[None]:
+def lock_folder(folder: pathlib.Path, name: str = ".lock") -> Iterator[None]:
   """Keeps a second process from writing the same folder.
 
   The lock goes with the process, however that ends.
 
+  Args:
+    folder: what is to be written.
+    name: of the lock; the processes of one run have one each.
+
   Raises:
     InputError: another process holds the lock.
   """
-  with open(folder / ".lock", "w") as file:
+  with open(folder / name, "w") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -20,6 +20,7 @@ import tensorflow as tf
 from xqg_jax.languages import XOR_TYDI_LANGUAGES, get_language, get_languages
 from xqg_jax.prompts import (
   check_limit,
+  make_decoder_start,
   make_instruction,
   make_prompt_parts,
   share_room,
@@ -92,21 +93,28 @@ _PASSED_ON = ("language", "passage_id", "title", "text")
 
 
 @seqio.map_over_dataset
-def to_prompt_and_question(example: Example) -> dict[str, tf.Tensor]:
+def to_prompt_and_question(
+  example: Example, language_in: str = "prompt"
+) -> dict[str, tf.Tensor]:
   """Makes `inputs`, the prompt, and `targets`, the question, of a pair.
 
   The prompt asks for a question in the pair's language to its first positive
   passage. `instruction` and `head` are its beginnings, without and with the
   title (`prompts.make_prompt_parts`). Language and passage go along.
+
+  Args:
+    example: a pair.
+    language_in: "prompt", or "decoder": the question begins with the language's
+      name instead.
   """
-  parts = tf.numpy_function(
-    _make_prompt_parts,
+  *parts, start = tf.numpy_function(
+    functools.partial(_make_texts, language_in=language_in),
     [
       example["language"],
       example["positive_titles"][0],
       example["positive_texts"][0],
     ],
-    [tf.string] * len(_PROMPT_PARTS),
+    [tf.string] * (len(_PROMPT_PARTS) + 1),
     stateful=False,
   )
   return {
@@ -114,17 +122,23 @@ def to_prompt_and_question(example: Example) -> dict[str, tf.Tensor]:
       name: tf.ensure_shape(part, [])
       for name, part in zip(_PROMPT_PARTS, parts, strict=True)
     },
-    "targets": example["query"],
+    "targets": tf.ensure_shape(start, []) + example["query"],
     **{key: example[key] for key in _PASSED_ON if key in example},
   }
 
 
-def _make_prompt_parts(
-  language: bytes, title: bytes, text: bytes
+def _make_texts(
+  language: bytes, title: bytes, text: bytes, *, language_in: str
 ) -> tuple[bytes, ...]:
+  """The parts of a prompt, and what its question begins with."""
   passage = Passage("", title=title.decode(), text=text.decode())
-  parts = make_prompt_parts(passage, get_language(language.decode()))
-  return tuple(part.encode() for part in parts)
+  known = get_language(language.decode())
+  if language_in == "prompt":
+    texts = (*make_prompt_parts(passage, known), "")
+  else:
+    start = f"{make_decoder_start(known)} "
+    texts = (*make_prompt_parts(passage, None), start)
+  return tuple(part.encode() for part in texts)
 
 
 def tokenize_prompts(
@@ -172,7 +186,7 @@ def cut_prompts(
     dataset: as `tokenize_prompts` gives it.
     output_features: with the vocabulary of `inputs`.
     sequence_length: with the limit of `inputs`; None cuts nothing.
-    languages: those asked for; the longest instruction must fit.
+    languages: those that prompts name; the longest instruction must fit.
 
   Raises:
     InputError: the length leaves no room for a passage.
@@ -210,10 +224,11 @@ def _count_instruction(
   vocabulary: seqio.Vocabulary, languages: Sequence[str]
 ) -> int:
   """Tokens of the longest instruction."""
-  return max(
+  lengths = [
     len(vocabulary.encode(make_instruction(language)))
     for language in get_languages(languages)
-  )
+  ]
+  return max(lengths, default=0)
 
 
 def to_passage_and_languages(
@@ -237,15 +252,21 @@ def to_passage_and_languages(
 
 
 def make_generation_preprocessors(
-  language: str,
+  language: str, language_in: str = "prompt"
 ) -> tuple[Callable[..., tf.data.Dataset], ...]:
-  """The preprocessors of a task of training pairs in one language."""
+  """The preprocessors of a task of training pairs in one language.
+
+  Args:
+    language: code.
+    language_in: what names it, "prompt" or "decoder".
+  """
+  named = (language,) if language_in == "prompt" else ()
   return (
-    to_prompt_and_question,
+    functools.partial(to_prompt_and_question, language_in=language_in),
     tokenize_prompts,
     cache_if_small,
     seqio.CacheDatasetPlaceholder(),
-    functools.partial(cut_prompts, languages=(language,)),
+    functools.partial(cut_prompts, languages=named),
     seqio.preprocessors.append_eos_after_trim,
   )
 

@@ -3,8 +3,12 @@
 A prompt that is longer than the model takes loses the end of its passage. The
 instruction, which names the language, always stays whole; of the rest the
 title gets at most half, so that it never stands alone.
+
+Where the decoder is told the language instead, the prompt is title and passage
+alone, one for all languages, and the decoder begins with the language's name.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +18,10 @@ from jaxtyping import Int
 from xqg_jax.errors import InputError
 from xqg_jax.languages import Language
 from xqg_jax.records import Passage
+
+LANGUAGE_IN = ("prompt", "decoder")
+# Far more than a token has.
+_CHARACTERS_A_TOKEN = 100
 
 
 def make_instruction(language: Language) -> str:
@@ -26,10 +34,24 @@ def make_instruction(language: Language) -> str:
   return f"Generate a {language.name} question for this passage:"
 
 
+def make_decoder_start(language: Language) -> str:
+  """What the decoder begins with where no prompt names the language.
+
+  >>> from xqg_jax.languages import get_language
+  >>> make_decoder_start(get_language("fi"))
+  'Finnish:'
+  """
+  return f"{language.name}:"
+
+
 def make_prompt_parts(
-  passage: Passage, language: Language
+  passage: Passage, language: Language | None
 ) -> tuple[str, str, str]:
   """The instruction; instruction and title; the whole prompt.
+
+  Args:
+    passage: to ask for a question to.
+    language: of the question; None: the decoder is told, not the prompt.
 
   >>> from xqg_jax.languages import get_language
   >>> passage = Passage("1", "It lies in the Alps.", "Lake Como")
@@ -37,12 +59,12 @@ def make_prompt_parts(
   >>> [part.removeprefix(parts[0]) for part in parts]
   ['', ' Lake Como', ' Lake Como It lies in the Alps.']
   """
-  instruction = make_instruction(language)
-  head = f"{instruction} {passage.title}".rstrip()
-  return instruction, head, f"{head} {passage.text}".rstrip()
+  instruction = make_instruction(language) if language else ""
+  head = f"{instruction} {passage.title}".strip()
+  return instruction, head, f"{head} {passage.text}".strip()
 
 
-def make_prompt(passage: Passage, language: Language) -> str:
+def make_prompt(passage: Passage, language: Language | None) -> str:
   """Asks for a question in `language`, as Zhuang et al. (2023) do.
 
   >>> from xqg_jax.languages import get_language
@@ -51,6 +73,23 @@ def make_prompt(passage: Passage, language: Language) -> str:
   'Generate a Finnish question for this passage: La'
   """
   return make_prompt_parts(passage, language)[-1]
+
+
+def shorten(passage: Passage, limit: int) -> Passage:
+  """Leaves out what lies far behind the first `limit` tokens.
+
+  A passage of megabytes need not be tokenised to its end. What is left has
+  `limit` tokens and many more, unless nearly all of it is blanks.
+
+  >>> len(shorten(Passage("1", "lake " * 10**6), 256).text)
+  25600
+  """
+  most = limit * _CHARACTERS_A_TOKEN
+  if max(len(passage.title), len(passage.text)) <= most:
+    return passage
+  return dataclasses.replace(
+    passage, title=passage.title[:most], text=passage.text[:most]
+  )
 
 
 def share_room(

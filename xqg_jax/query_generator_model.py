@@ -7,12 +7,16 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
 
 from xqg_jax.checkpoints import load_query_generator, save_model_files
+from xqg_jax.errors import InputError
+from xqg_jax.languages import LANGUAGES
 from xqg_jax.losses import chunked_cross_entropy
 from xqg_jax.models.parameters import init_params, param_axes
 from xqg_jax.models.t5 import T5, T5Config
+from xqg_jax.prompts import LANGUAGE_IN, make_decoder_start
 from xqg_jax.tokenizers import Tokenizer
 from xqg_jax.trainable import (
   Batch,
@@ -48,6 +52,10 @@ class QueryGeneratorModel:
     dtype: "float32" or "bfloat16", of matrix products.
     loss_chunk_length: target positions whose logits exist at once; None
       chooses by their number (`losses.chunked_cross_entropy`).
+    language_in: "prompt": the prompt names the language of the question, as in
+      the paper. "decoder": the prompt is title and passage alone, and the
+      question begins with the language's name, which is given: nothing is
+      learned of it. One encoded prompt then serves all languages.
   """
 
   config: T5Config | None = None
@@ -55,9 +63,17 @@ class QueryGeneratorModel:
   dropout_rate: float = 0.1
   dtype: str = "float32"
   loss_chunk_length: int | None = None
+  language_in: str = "prompt"
 
   task_kind = "generation"
   num_draws = 1
+
+  def __post_init__(self):
+    if self.language_in not in LANGUAGE_IN:
+      raise InputError(
+        f"language_in is {self.language_in!r}",
+        mend="use one of " + ", ".join(LANGUAGE_IN),
+      )
 
   def complete(
     self, checkpoint_path: Path | None
@@ -138,6 +154,7 @@ class QueryGeneratorModel:
       mixture_or_task_name,
       data_dir,
       generator_tokenizer=self.tokenizer,
+      language_in=self.language_in,
     )
 
   def make_feature_converter(self) -> Any:
@@ -147,9 +164,22 @@ class QueryGeneratorModel:
     return seqio.EncDecFeatureConverter(pack=False)
 
   def prepare_batch(self, batch: HostBatch, *, num_groups: int) -> HostBatch:
-    """See `TrainableModel`; there is nothing to do."""
+    """See `TrainableModel`; the language's name weighs nothing."""
     del num_groups
-    return batch
+    if self.language_in == "prompt":
+      return batch
+    is_given = _find_starts(batch["decoder_target_tokens"], self._starts)
+    weights = np.where(is_given, 0, batch["decoder_loss_weights"])
+    return {**batch, "decoder_loss_weights": weights}
+
+  @functools.cached_property
+  def _starts(self) -> list[Int[np.ndarray, " length"]]:
+    """The tokens of every language's name."""
+    rows = self.tokenizer.encode_batch(
+      [make_decoder_start(language) for language in LANGUAGES.values()],
+      max_length=64,
+    )
+    return [row[:-1] for row in rows]  # without the end of sequence
 
   def count_tokens(self, batch: HostBatch) -> int:
     """See `TrainableModel`."""
@@ -165,10 +195,20 @@ class QueryGeneratorModel:
       for name, feature in _BATCH_FEATURES.items()
     }
 
-  def save_files(self, model_dir: Path) -> None:
+  def save_files(
+    self, model_dir: Path, mixture_or_task_name: str | None = None
+  ) -> None:
     """See `TrainableModel`."""
+    languages = None
+    if mixture_or_task_name is not None:
+      from xqg_jax.tasks.generation import list_languages  # pulls in SeqIO
+
+      languages = list_languages(mixture_or_task_name)
     save_model_files(
-      model_dir, model_config_hf=self.config.to_hf(), tokenizer=self.tokenizer
+      model_dir,
+      model_config_hf=self.config.to_hf(),
+      tokenizer=self.tokenizer,
+      generator_task={"language_in": self.language_in, "languages": languages},
     )
 
   def describe(self) -> dict[str, Any]:
@@ -178,4 +218,22 @@ class QueryGeneratorModel:
       "config": dataclasses.asdict(self.config),
       "tokenizer": self.tokenizer.fingerprint,
       "loss_chunk_length": self.loss_chunk_length,
+      "language_in": self.language_in,
     }
+
+
+def _find_starts(
+  targets: Int[np.ndarray, "b q"], starts: list[Int[np.ndarray, "..."]]
+) -> Bool[np.ndarray, "b q"]:
+  """Marks the beginnings of rows that equal one of `starts`.
+
+  >>> rows = np.array([[4, 5, 7, 1], [6, 7, 1, 0]])
+  >>> _find_starts(rows, [np.array([4, 5]), np.array([6])]).astype(int)
+  array([[1, 1, 0, 0],
+         [1, 0, 0, 0]])
+  """
+  found = np.zeros(targets.shape, bool)
+  for start in starts:
+    is_here = (targets[:, : len(start)] == start).all(axis=1)
+    found[is_here, : len(start)] = True
+  return found

@@ -1,38 +1,35 @@
-"""Writes the queries of some passages: prompts, batches, decoding, texts.
+"""Writes the queries of some passages: prompts, decoding, texts."""
 
-Shapes are few and fixed: a prompt is padded to one of a handful of lengths by
-its own length, and a batch always has the same number of rows. So a prompt is
-computed alike whatever is decoded with it, and little is compiled.
-"""
-
-import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Int, UInt32
+from jaxtyping import Int
 
 from xqg_jax import sharding
 from xqg_jax.checkpoints import QueryGenerator
-from xqg_jax.decoding import (
-  Sampling,
-  decode,
-  make_row_keys,
-  make_vocabulary_mask,
-)
+from xqg_jax.decoding import Sampling, make_row_keys
 from xqg_jax.errors import InputError
 from xqg_jax.languages import Language
+from xqg_jax.output_vocabulary import (
+  LanguageVocabulary,
+  join_vocabularies,
+  make_vocabulary_mask,
+)
 from xqg_jax.prompts import (
+  LANGUAGE_IN,
   check_limit,
   cut_prompt,
+  make_decoder_start,
   make_prompt,
   make_prompt_parts,
+  shorten,
 )
 from xqg_jax.records import Passage
+from xqg_jax.slot_decoder import SlotDecoder
 
-_NUM_BUCKETS = 4
 # Tokens of the longest text.
 _NO_LIMIT = 2**30
 
@@ -48,7 +45,10 @@ class QuerySettings:
     max_input_length: tokens of a prompt; the end of longer ones is cut.
     max_query_length: tokens of a query.
     seed: of all random draws.
-    batch_size: prompts decoded at a time on each device.
+    batch_size: passages in one language worked on at a time on each device.
+    language_in: "prompt": each language has a prompt of its own, which names
+      it; "decoder": one prompt serves all, and queries begin with the
+      language's name, which is then taken off.
   """
 
   languages: tuple[Language, ...]
@@ -58,10 +58,16 @@ class QuerySettings:
   max_query_length: int
   seed: int
   batch_size: int
+  language_in: str = "prompt"
 
   def __post_init__(self):
     if not self.languages:
       raise InputError("no languages are given", mend="set LANGUAGES")
+    if self.language_in not in LANGUAGE_IN:
+      raise InputError(
+        f"language_in is {self.language_in!r}",
+        mend="use one of " + ", ".join(LANGUAGE_IN),
+      )
     for name in ("num_queries", "max_query_length", "batch_size"):
       if getattr(self, name) < 1:
         raise InputError(
@@ -73,33 +79,29 @@ class QuerySettings:
         mend="use 16 or more",
       )
 
+  @property
+  def prompt_languages(self) -> tuple[Language | None, ...]:
+    """The languages that prompts name; None where they name none."""
+    return self.languages if self.language_in == "prompt" else (None,)
+
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """One passage in one language, tokenised.
+  """One passage in one language or in all, tokenised.
 
   Attributes:
     row: the passage's place among those written together.
     passage_id: its id.
-    language: code.
+    languages: codes of those to write queries in.
     tokens: of the prompt, with the end token.
     is_cut: whether the passage's end was cut off.
   """
 
   row: int
   passage_id: str
-  language: str
+  languages: tuple[str, ...]
   tokens: Int[np.ndarray, " length"]
   is_cut: bool
-
-
-@dataclasses.dataclass(frozen=True)
-class PromptBatch:
-  """Prompts of one shape; the rows beyond `prompts` are padding."""
-
-  prompts: Sequence[Prompt]
-  tokens: Int[np.ndarray, "rows length"]
-  keys: UInt32[np.ndarray, "rows samples 2"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,24 +110,12 @@ class WrittenQueries:
 
   Attributes:
     queries: of each passage, by language.
-    num_cut_prompts: prompts that were longer than the limit.
+    unfinished: of each passage and language, how many queries were broken off
+      at the limit.
   """
 
   queries: list[dict[str, list[str]]]
-  num_cut_prompts: int
-
-
-def bucket_lengths(max_input_length: int) -> list[int]:
-  """The lengths that prompts are padded to.
-
-  >>> bucket_lengths(256)
-  [64, 128, 192, 256]
-  >>> bucket_lengths(20)
-  [8, 16, 24]
-  """
-  step = -(-max_input_length // (8 * _NUM_BUCKETS)) * 8
-  count = -(-max_input_length // step)
-  return [step * (number + 1) for number in range(count)]
+  unfinished: list[dict[str, int]]
 
 
 class QueryWriter:
@@ -136,45 +126,94 @@ class QueryWriter:
     generator: QueryGenerator,
     settings: QuerySettings,
     devices: Sequence[jax.Device] | None = None,
+    *,
+    vocabularies: Mapping[str, LanguageVocabulary] | None = None,
+    refill: bool = True,
   ):
-    """Puts the model on `devices` (all of this host when absent)."""
+    """Puts the model on `devices`.
+
+    Args:
+      generator: the model.
+      settings: what decides the queries.
+      devices: all of this host when absent.
+      vocabularies: by language, the tokens to choose from; None: all.
+      refill: see `SlotDecoder`; decides the speed, not the queries.
+    """
     self.generator = generator
     self.settings = settings
-    self.mesh = sharding.make_mesh(devices=devices)
-    self._rows = settings.batch_size * self.mesh.devices.size
-    allowed = make_vocabulary_mask(
+    mask = make_vocabulary_mask(
       generator.tokenizer, generator.config.vocab_size
     )
-    self._params, self._allowed = jax.device_put(
-      (generator.params, allowed), sharding.replicated(self.mesh)
+    token_ids, allowed, self._tables = None, mask[None], {}
+    if vocabularies is not None:
+      token_ids, allowed = join_vocabularies(vocabularies)
+      self._tables = {code: row for row, code in enumerate(vocabularies)}
+    self._starts = self._make_starts()
+    languages_a_prompt = len(settings.languages) // len(
+      settings.prompt_languages
     )
+    self.decoder = SlotDecoder(
+      generator.module,
+      generator.params,
+      mesh=sharding.make_mesh(devices=devices or jax.local_devices()),
+      sampling=settings.sampling,
+      num_samples=settings.num_queries * languages_a_prompt,
+      max_input_length=settings.max_input_length,
+      max_length=settings.max_query_length,
+      num_slots=-(-settings.batch_size // languages_a_prompt),
+      allowed=allowed,
+      token_ids=token_ids,
+      num_forced=max(map(len, self._starts.values())),
+      refill=refill,
+    )
+
+  def _make_starts(self) -> dict[str, tuple[int, ...]]:
+    """By language, the tokens that the decoder begins with."""
+    languages = self.settings.languages
+    if self.settings.language_in == "prompt":
+      return {language.code: () for language in languages}
+    rows = self.generator.tokenizer.encode_batch(
+      [make_decoder_start(language) for language in languages],
+      max_length=_NO_LIMIT,
+    )
+    starts = [tuple(row[:-1].tolist()) for row in rows]  # without the end
+    if len(set(starts)) < len(starts):
+      raise InputError(
+        "the tokenizer does not tell the names of the languages apart",
+        mend="use a generator that was trained with the language in the prompt",
+      )
+    return dict(zip((known.code for known in languages), starts, strict=True))
+
+  # ------------------------------------------------------------------- prompts
 
   def make_prompts(self, passages: Sequence[Passage]) -> list[Prompt]:
     """Tokenises the prompts of all passages in all languages."""
-    prompts = []
     limit = self.settings.max_input_length
-    for language in self.settings.languages:
+    shortened = [shorten(passage, limit) for passage in passages]
+    prompts = []
+    for language in self.settings.prompt_languages:
+      asked = self.settings.languages if language is None else (language,)
+      codes = tuple(language.code for language in asked)
       # One more than fits tells which prompts are too long.
       rows = self.generator.tokenizer.encode_batch(
-        [make_prompt(passage, language) for passage in passages],
+        [make_prompt(passage, language) for passage in shortened],
         max_length=limit + 1,
       )
       for row, (passage, tokens) in enumerate(zip(passages, rows, strict=True)):
-        is_cut = len(tokens) > limit
-        if is_cut:
-          tokens = self._cut(passage, language)
-        prompts.append(
-          Prompt(row, passage.passage_id, language.code, tokens, is_cut)
-        )
+        is_cut = False
+        if len(tokens) > limit or shortened[row] is not passage:
+          tokens, is_cut = self._cut(passage, shortened[row], language)
+        prompts.append(Prompt(row, passage.passage_id, codes, tokens, is_cut))
     return prompts
 
   def _cut(
-    self, passage: Passage, language: Language
-  ) -> Int[np.ndarray, " length"]:
+    self, passage: Passage, shortened: Passage, language: Language | None
+  ) -> tuple[Int[np.ndarray, " length"], bool]:
     """The tokens of a prompt that is too long, cut as in training."""
     limit = self.settings.max_input_length
-    parts = make_prompt_parts(passage, language)
-    rows = self.generator.tokenizer.encode_batch(parts, max_length=_NO_LIMIT)
+    rows = self._encode_parts(shortened, language)
+    if shortened is not passage and len(rows[2]) < 2 * limit:
+      rows = self._encode_parts(passage, language)
     # Each row ends with the end of sequence.
     num_instruction, num_head, _ = (len(row) - 1 for row in rows)
     check_limit(limit, num_instruction)
@@ -184,109 +223,111 @@ class QueryWriter:
       num_head=num_head,
       limit=limit - 1,
     )
-    return np.append(kept, rows[2][-1])
+    return np.append(kept, rows[2][-1]), len(kept) < len(rows[2]) - 1
 
-  def make_batches(self, prompts: Sequence[Prompt]) -> Iterator[PromptBatch]:
-    """Batches of the prompts, by length and, within that, by language.
+  def _encode_parts(
+    self, passage: Passage, language: Language | None
+  ) -> list[Int[np.ndarray, "..."]]:
+    parts = make_prompt_parts(passage, language)
+    return self.generator.tokenizer.encode_batch(parts, max_length=_NO_LIMIT)
 
-    Languages stay together as their queries are of similar length: a batch
-    takes as many steps as its longest query.
-    """
-    lengths = bucket_lengths(self.settings.max_input_length)
-    by_length = collections.defaultdict(list)
-    for prompt in prompts:
-      length = next(n for n in lengths if n >= len(prompt.tokens))
-      by_length[length].append(prompt)
-    for length in sorted(by_length):
-      these = by_length[length]
-      for start in range(0, len(these), self._rows):
-        yield self._make_batch(these[start : start + self._rows], length)
-
-  def _make_batch(self, prompts: Sequence[Prompt], length: int) -> PromptBatch:
-    settings = self.settings
-    pad_id = self.generator.config.pad_id
-    tokens = np.full((self._rows, length), pad_id, np.int32)
-    for row, prompt in enumerate(prompts):
-      tokens[row, : len(prompt.tokens)] = prompt.tokens
-    keys = np.zeros((self._rows, settings.num_queries, 2), np.uint32)
-    keys[: len(prompts)] = make_row_keys(
-      [prompt.passage_id for prompt in prompts],
-      [prompt.language for prompt in prompts],
-      num_samples=settings.num_queries,
-      seed=settings.seed,
-    )
-    return PromptBatch(prompts, tokens, keys)
+  # ------------------------------------------------------------------- writing
 
   def write(
     self,
     passages: Sequence[Passage],
     on_progress: Callable[[int], Any] = lambda num_queries: None,
   ) -> WrittenQueries:
-    """Writes the queries of `passages`.
+    """Writes the queries of `passages`; see `write_prompts`."""
+    prompts = self.make_prompts(passages)
+    return self.write_prompts(prompts, len(passages), on_progress=on_progress)
+
+  def write_prompts(
+    self,
+    prompts: Sequence[Prompt],
+    num_passages: int,
+    *,
+    on_progress: Callable[[int], Any] = lambda num_queries: None,
+  ) -> WrittenQueries:
+    """Writes the queries that `prompts` ask for.
 
     Args:
-      passages: any number; their queries do not depend on each other.
+      prompts: from `make_prompts`; their queries do not depend on each other.
+      num_passages: how many passages they were made of.
       on_progress: told the number of queries written since it was last told.
 
     Raises:
       InputError: the model's states are not finite.
     """
-    prompts = self.make_prompts(passages)
-    queries = [
-      {language.code: [] for language in self.settings.languages}
-      for _ in passages
+    codes = [language.code for language in self.settings.languages]
+    queries = [{code: [] for code in codes} for _ in range(num_passages)]
+    unfinished = [dict.fromkeys(codes, 0) for _ in range(num_passages)]
+    for written in self._decode(prompts):
+      for prompt, rows in written:
+        for code, tokens in zip(prompt.languages, rows, strict=True):
+          queries[prompt.row][code] = self._to_texts(tokens, code)
+          is_ended = (tokens == self.generator.config.eos_id).any(axis=1)
+          unfinished[prompt.row][code] = int((~is_ended).sum())
+      on_progress(len(written) * self.decoder.num_samples)
+    return WrittenQueries(queries, unfinished)
+
+  def _decode(
+    self, prompts: Sequence[Prompt]
+  ) -> Iterator[list[tuple[Prompt, Int[np.ndarray, "languages n length"]]]]:
+    """Yields prompts with their queries, in the order of finishing."""
+    samples = [
+      (prompt.passage_id, code)
+      for prompt in prompts
+      for code in prompt.languages
     ]
-    for batch, texts in self._decode_all(self.make_batches(prompts)):
-      for prompt, its_texts in zip(batch.prompts, texts, strict=True):
-        queries[prompt.row][prompt.language] = its_texts
-      on_progress(len(batch.prompts) * self.settings.num_queries)
-    return WrittenQueries(queries, sum(prompt.is_cut for prompt in prompts))
-
-  def _decode_all(
-    self, batches: Iterator[PromptBatch]
-  ) -> Iterator[tuple[PromptBatch, list[list[str]]]]:
-    """Decodes batches; the device works on one ahead of the one yielded."""
-    waiting: collections.deque = collections.deque()
-    for batch in batches:
-      waiting.append((batch, self._start(batch)))
-      if len(waiting) == 2:
-        yield self._finish(*waiting.popleft())
-    while waiting:
-      yield self._finish(*waiting.popleft())
-
-  def _start(
-    self, batch: PromptBatch
-  ) -> tuple[Int[Array, "rows samples length"], Bool[Array, ""]]:
-    tokens, keys = sharding.shard_batch(self.mesh, (batch.tokens, batch.keys))
-    return decode(
-      self.generator.module,
-      self._params,
-      tokens,
-      keys,
-      self._allowed,
-      sampling=self.settings.sampling,
-      max_length=self.settings.max_query_length,
+    keys = make_row_keys(
+      *zip(*samples, strict=True),
+      num_samples=self.settings.num_queries,
+      seed=self.settings.seed,
     )
+    # [prompts * languages, queries] -> [prompts, languages * queries]
+    shape = (len(prompts), self.decoder.num_samples)
+    tables = [self._tables.get(code, 0) for _, code in samples]
+    starts = self._fill_up([self._starts[code] for _, code in samples])
+    repeats = self.settings.num_queries
+    for written in self.decoder.decode(
+      [prompt.tokens for prompt in prompts],
+      keys.reshape(*shape, 2),
+      np.repeat(np.array(tables, np.int32), repeats).reshape(shape),
+      np.repeat(starts, repeats, axis=0).reshape(*shape, -1),
+    ):
+      found = []
+      for number, (tokens, is_finite) in written.items():
+        prompt = prompts[number]
+        if not is_finite:
+          raise _not_finite(prompt)
+        rows = tokens.reshape(len(prompt.languages), repeats, -1)
+        found.append((prompt, rows))
+      yield found
 
-  def _finish(
-    self,
-    batch: PromptBatch,
-    decoded: tuple[Int[Array, "rows samples length"], Bool[Array, ""]],
-  ) -> tuple[PromptBatch, list[list[str]]]:
-    tokens, is_finite = jax.device_get(decoded)
-    if not is_finite:
-      raise InputError(
-        "the query generator's states are not finite at passage "
-        f"{batch.prompts[0].passage_id!r} or near it",
-        mend="check the checkpoint for overflow, or compute in float32",
-      )
-    return batch, [
-      self._to_texts(rows) for rows in tokens[: len(batch.prompts)]
-    ]
+  def _fill_up(
+    self, rows: Sequence[Sequence[int]]
+  ) -> Int[np.ndarray, "rows length"]:
+    shape = (len(rows), self.decoder.num_forced)
+    filled = np.full(shape, self.generator.config.pad_id, np.int32)
+    for row, tokens in zip(filled, rows, strict=True):
+      row[: len(tokens)] = tokens
+    return filled
 
-  def _to_texts(self, rows: Int[np.ndarray, "samples length"]) -> list[str]:
+  def _to_texts(
+    self, rows: Int[np.ndarray, "queries length"], language: str
+  ) -> list[str]:
     cfg = self.generator.config
+    rows = rows[:, len(self._starts[language]) :]
     is_text = (rows != cfg.pad_id) & (rows != cfg.eos_id)
     ids = [row[keep] for row, keep in zip(rows, is_text, strict=True)]
     texts = self.generator.tokenizer.decode_batch(ids)
     return [" ".join(text.split()) for text in texts]
+
+
+def _not_finite(prompt: Prompt) -> InputError:
+  return InputError(
+    "the query generator's states are not finite at passage "
+    f"{prompt.passage_id!r}",
+    mend="check the checkpoint for overflow, or compute in float32",
+  )

@@ -8,7 +8,7 @@ import dataclasses
 import io
 import json
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from xqg_jax.errors import InputError
@@ -50,47 +50,87 @@ class GeneratedQueries:
 # ------------------------------------------------------------------ passages
 
 
-def read_passages(path: str | pathlib.Path) -> Iterator[Passage]:
+def read_passages(
+  path: str | pathlib.Path,
+  *,
+  on_empty: Callable[[str, Passage], object] | None = None,
+) -> Iterator[Passage]:
   """Streams passages from DPR TSV (`id, text, title`) or JSONL, in file order.
 
   TSV: an optional header line, fields optionally quoted as in DPR's files.
   JSONL: `docid`, `text`, `title`. The format follows the suffix
   (`.tsv`, `.jsonl`, each also with `.gz`).
 
+  Args:
+    path: the file, or a folder of such files, taken in order of name.
+    on_empty: told `file:line` and passage where a text is empty; the passage
+      is then left out.
+
   Raises:
-    InputError: file missing or empty, a malformed line, an empty text, or an
-      id that stands twice; the message names file and line.
+    InputError: file missing or empty, a malformed line, an empty text without
+      `on_empty`, or an id that stands twice; the message names file and line.
   """
-  path = pathlib.Path(path)
-  suffix = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
-  if suffix not in (".tsv", ".jsonl"):
-    raise InputError(
-      f"cannot tell the format of passages from the suffix {suffix!r}",
-      where=path,
-      mend="use .tsv or .jsonl, optionally with .gz",
-    )
-  parse = _parse_tsv_passages if suffix == ".tsv" else _parse_json_passages
-  seen, passage = SeenIds(), None
-  for where, passage in parse(path):
-    _check_passage(passage, seen, where)
-    yield passage
-  if passage is None:
+  seen, is_empty = SeenIds(), True
+  for file in list_passage_files(path):
+    is_tsv = file.name.endswith((".tsv", ".tsv.gz"))
+    parse = _parse_tsv_passages if is_tsv else _parse_json_passages
+    for where, passage in parse(file):
+      is_empty = False
+      _check_passage(passage, seen, where)
+      if passage.text.strip():
+        yield passage
+      elif on_empty is not None:
+        on_empty(where, passage)
+      else:
+        raise InputError(
+          f"passage {passage.passage_id!r} has an empty text",
+          where=where,
+          mend="remove the line or fill in its text",
+        )
+  if is_empty:
     raise InputError("no passages in it", where=path, mend="check the file")
 
 
+_PASSAGE_SUFFIXES = (".tsv", ".jsonl", ".tsv.gz", ".jsonl.gz")
+
+
+def list_passage_files(path: str | pathlib.Path) -> list[pathlib.Path]:
+  """The files of passages in a folder in order of name, or the one itself.
+
+  Raises:
+    InputError: a folder without any, or a name of another form.
+  """
+  path = pathlib.Path(path)
+  files = sorted(path.iterdir()) if path.is_dir() else [path]
+  files = [file for file in files if file.name.endswith(_PASSAGE_SUFFIXES)]
+  if files:
+    return files
+  if path.is_dir():
+    what = "no file of passages in the folder"
+  else:
+    end = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    what = f"cannot tell the format of passages from the suffix {end!r}"
+  raise InputError(
+    what, where=path, mend="use .tsv or .jsonl, optionally with .gz"
+  )
+
+
 def _check_passage(passage: Passage, seen: SeenIds, where: str) -> None:
-  if not passage.text.strip():
-    raise InputError(
-      f"passage {passage.passage_id!r} has an empty text",
-      where=where,
-      mend="remove the line or fill in its text",
-    )
   if not seen.add(passage.passage_id):
     raise InputError(
       f"passage id {passage.passage_id!r} stands twice",
       where=where,
       mend="give each passage an id of its own",
     )
+  try:
+    f"{passage.passage_id} {passage.title} {passage.text}".encode()
+  except UnicodeEncodeError as error:
+    raise InputError(
+      f"passage {passage.passage_id!r} holds half a character "
+      f"({error.object[error.start]!a})",
+      where=where,
+      mend="write characters beyond U+FFFF as two halves, or as themselves",
+    ) from None
 
 
 def _parse_tsv_passages(path: pathlib.Path) -> Iterator[tuple[str, Passage]]:

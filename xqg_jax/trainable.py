@@ -92,8 +92,15 @@ class TrainableModel(Protocol):
       batch_size: examples.
     """
 
-  def save_files(self, model_dir: Path) -> None:
-    """Writes configuration and tokenizer beside the checkpoints."""
+  def save_files(
+    self, model_dir: Path, mixture_or_task_name: str | None = None
+  ) -> None:
+    """Writes configuration and tokenizer beside the checkpoints.
+
+    Args:
+      model_dir: folder of the checkpoints.
+      mixture_or_task_name: what the model is trained on.
+    """
 
   def describe(self) -> dict[str, Any]:
     """JSON-able identity: whatever decides the bytes of a checkpoint."""
@@ -192,6 +199,7 @@ def register_tasks_of(
     tokenizer=model.tokenizer,
     encoder_config=getattr(model, "encoder", None),
     tfds_data_dir=data_dir and str(data_dir),
+    language_in=getattr(model, "language_in", "prompt"),
   )
   if is_shipped or data_dir is None:
     return

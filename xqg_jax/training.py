@@ -215,7 +215,9 @@ class _Run:
     with contextlib.ExitStack() as stack:
       if _is_first():
         stack.enter_context(lock_folder(self.folder))
-        self.trainer.model.save_files(self.folder)
+        self.trainer.model.save_files(
+          self.folder, self.arguments["mixture_or_task_name"]
+        )
       dev = self._make_dev()
       state, saved_step = self._find_start(params)
       log = stack.enter_context(self._open_log(int(state.step), saved_step))

@@ -17,17 +17,18 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from xqg_jax.checkpoints.locations import Location, is_url
 from xqg_jax.checkpoints.mirrors import mirror_folder
 from xqg_jax.checkpoints.steps import find_checkpoint
 from xqg_jax.checkpoints.tensors import SAFETENSORS_FILE, find_hf_weights
 from xqg_jax.errors import InputError
 from xqg_jax.files import write_json
+from xqg_jax.checkpoints.locations import Location, is_url
 from xqg_jax.models.dual_encoder import SIDES, DualEncoderConfig, side_name
 from xqg_jax.tokenizers import Tokenizer
 
 CONFIG_FILE = "config.json"
 DUAL_ENCODER_FILE = "dual_encoder.json"
+GENERATOR_FILE = "query_generator.json"
 
 # Such as xlm-roberta-base or intfloat/multilingual-e5-small.
 _HUB_NAME = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
@@ -127,6 +128,7 @@ def save_model_files(
   model_config_hf: Mapping[str, Any],
   tokenizer: Tokenizer,
   dual_encoder_config: DualEncoderConfig | None = None,
+  generator_task: Mapping[str, Any] | None = None,
 ) -> None:
   """Writes what a model needs beside its parameters.
 
@@ -135,10 +137,14 @@ def save_model_files(
     model_config_hf: `to_hf()` of the model's configuration.
     tokenizer: its tokenizer.
     dual_encoder_config: pooling and prefixes, for a dual encoder.
+    generator_task: what a query generator was trained for: `language_in` and,
+      if they are known, `languages`.
   """
   folder = pathlib.Path(model_dir)
   tokenizer.save(folder)
   if dual_encoder_config is not None:
     values = dataclasses.asdict(dual_encoder_config)
     write_json(folder / DUAL_ENCODER_FILE, values)
+  if generator_task is not None:
+    write_json(folder / GENERATOR_FILE, dict(generator_task))
   write_json(folder / CONFIG_FILE, dict(model_config_hf))

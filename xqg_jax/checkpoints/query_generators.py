@@ -10,10 +10,10 @@ import jax
 
 from xqg_jax.checkpoints.folders import (
   CONFIG_FILE,
+  GENERATOR_FILE,
   find_folder,
   save_model_files,
 )
-from xqg_jax.checkpoints.locations import is_url
 from xqg_jax.checkpoints.placement import place_on
 from xqg_jax.checkpoints.steps import find_checkpoint, load_params
 from xqg_jax.checkpoints.t5x import (
@@ -31,6 +31,7 @@ from xqg_jax.checkpoints.tensors import (
 )
 from xqg_jax.errors import InputError
 from xqg_jax.files import fingerprint, read_json
+from xqg_jax.checkpoints.locations import is_url
 from xqg_jax.models import t5
 from xqg_jax.models.parameters import (
   param_axes,
@@ -43,13 +44,35 @@ from xqg_jax.tokenizers import TOKENIZER_FILE, Tokenizer, load_tokenizer
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QueryGenerator:
-  """A query generator ready for use: module, parameters, tokenizer."""
+  """A query generator ready for use: module, parameters, tokenizer.
+
+  Attributes:
+    config: of the network.
+    module: the network.
+    params: its parameters.
+    tokenizer: its tokenizer.
+    fingerprint: of all these.
+    language_in: "prompt" or "decoder", as it was trained; None: not recorded.
+    languages: codes of those it was trained for; None: not recorded.
+  """
 
   config: t5.T5Config
   module: t5.T5
   params: Mapping[str, Any]
   tokenizer: Tokenizer
   fingerprint: str
+  language_in: str | None = None
+  languages: tuple[str, ...] | None = None
+
+  @property
+  def task(self) -> dict[str, Any] | None:
+    """What was recorded of its training, as `save_model_files` takes it."""
+    if self.language_in is None:
+      return None
+    return {
+      "language_in": self.language_in,
+      "languages": self.languages and list(self.languages),
+    }
 
 
 def load_query_generator(
@@ -81,13 +104,27 @@ def load_query_generator(
     loaded = _load_folder(checkpoint_path, tokenizer_path, mesh)
   config, params, tokenizer = loaded
   config = dataclasses.replace(config, dtype=dtype)
+  task = _read_task(checkpoint_path)
   return QueryGenerator(
     config=config,
     module=t5.T5(config=config),
     params=params,
     tokenizer=tokenizer,
     fingerprint=_fingerprint(config, params, tokenizer),
+    language_in=task.get("language_in"),
+    languages=task.get("languages") and tuple(task["languages"]),
   )
+
+
+def _read_task(checkpoint_path: str | os.PathLike) -> Mapping[str, Any]:
+  """What `xqg train` recorded in MODEL_DIR; nothing elsewhere."""
+  if is_url(checkpoint_path):
+    return {}
+  path = pathlib.Path(checkpoint_path).absolute()
+  for folder in (path, path.parent):
+    if (folder / GENERATOR_FILE).is_file():
+      return read_json(folder / GENERATOR_FILE)
+  return {}
 
 
 _Loaded = tuple[t5.T5Config, Mapping[str, Any], Tokenizer]
@@ -191,4 +228,5 @@ def export_query_generator(
     folder,
     model_config_hf=generator.config.to_hf(),
     tokenizer=generator.tokenizer,
+    generator_task=generator.task,
   )

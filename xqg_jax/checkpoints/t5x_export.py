@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import orbax.checkpoint as ocp
 
+from xqg_jax.checkpoints.folders import GENERATOR_FILE
 from xqg_jax.checkpoints.query_generators import QueryGenerator
 from xqg_jax.checkpoints.steps import step_folder
 from xqg_jax.checkpoints.t5x_adafactor import make_statistics, to_param_states
 from xqg_jax.checkpoints.t5x_layouts import ORBAX_ITEM
 from xqg_jax.errors import InputError
-from xqg_jax.files import atomic_path
+from xqg_jax.files import atomic_path, write_json
 
 
 def export_t5x(
@@ -57,6 +58,8 @@ def export_t5x(
     },
   }
   generator.tokenizer.save(folder.parent)
+  if generator.task is not None:
+    write_json(folder.parent / GENERATOR_FILE, generator.task)
   with atomic_path(folder) as partial:
     handler = ocp.PyTreeCheckpointHandler(use_ocdbt=True)
     with ocp.Checkpointer(handler) as checkpointer:

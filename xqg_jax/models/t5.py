@@ -23,6 +23,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from xqg_jax.models.t5_config import MT5_SIZES, T5Config
 from xqg_jax.models.t5_conversion import params_from_hf, params_to_hf
+from xqg_jax.models.t5_encoder import Encoder, T5Encoder, segment_mask
 from xqg_jax.models.t5_layers import (
   MLP,
   Attention,
@@ -42,109 +43,6 @@ __all__ = [
   "params_from_hf",
   "params_to_hf",
 ]
-
-
-def _segment_mask(
-  queries: Int[Array, "b q"], keys: Int[Array, "b k"]
-) -> Bool[Array, "b 1 q k"]:
-  same = queries[:, :, None] == keys[:, None, :]
-  return (same & (keys > 0)[:, None, :])[:, None]
-
-
-class EncoderLayer(nn.Module):
-  """Self-attention and MLP, each added to the residual stream."""
-
-  config: T5Config
-
-  def setup(self):
-    cfg = self.config
-    self.pre_attention_layer_norm = RMSNorm(cfg)
-    self.attention = Attention(cfg)
-    self.pre_mlp_layer_norm = RMSNorm(cfg)
-    self.mlp = MLP(cfg)
-    self.dropout = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
-
-  def __call__(
-    self,
-    x: Float[Array, "b l d"],
-    bias: Float[Array, "1 h l l"],
-    mask: Bool[Array, "b 1 l l"],
-    *,
-    deterministic: bool,
-  ) -> Float[Array, "b l d"]:
-    normed = self.pre_attention_layer_norm(x)
-    y = self.attention(normed, normed, bias, mask, deterministic=deterministic)
-    x = x + self.dropout(y, deterministic=deterministic)
-    y = self.mlp(self.pre_mlp_layer_norm(x), deterministic=deterministic)
-    return x + self.dropout(y, deterministic=deterministic)
-
-
-class Encoder(nn.Module):
-  """The encoder stack, from embedded tokens."""
-
-  config: T5Config
-
-  def setup(self):
-    cfg = self.config
-    self.relpos_bias = RelativePositionBiases(cfg, bidirectional=True)
-    self.layers = [EncoderLayer(cfg) for _ in range(cfg.num_encoder_layers)]
-    self.encoder_norm = RMSNorm(cfg)
-    self.drop_inputs = nn.Dropout(cfg.dropout_rate, broadcast_dims=(-2,))
-    self.drop_outputs = nn.Dropout(cfg.dropout_rate)
-
-  def __call__(
-    self,
-    embedded: Float[Array, "b l d"],
-    segment_ids: Int[Array, "b l"],
-    *,
-    deterministic: bool,
-  ) -> Float[Array, "b l d"]:
-    bias = row_biases(self.relpos_bias, embedded.shape[1])
-    mask = _segment_mask(segment_ids, segment_ids)
-    x = self.drop_inputs(embedded, deterministic=deterministic)
-    for layer in self.layers:
-      x = layer(x, bias, mask, deterministic=deterministic)
-    x = self.encoder_norm(x)
-    return self.drop_outputs(x, deterministic=deterministic)
-
-
-class T5Encoder(nn.Module):
-  """The encoder alone, as a dual encoder stands on it.
-
-  Its parameters are those of `T5` without `decoder`, under the same names.
-  """
-
-  config: T5Config
-
-  def setup(self):
-    """Declares the parts under T5X's names."""
-    self.token_embedder = Embed(self.config)
-    self.encoder = Encoder(self.config)
-
-  def __call__(
-    self,
-    tokens: Int[Array, "b l"],
-    segment_ids: Int[Array, "b l"],
-    positions: Int[Array, "b l"],
-    *,
-    deterministic: bool = True,
-  ) -> Float[Array, "b l d"]:
-    """Encodes rows of one or several texts.
-
-    Args:
-      tokens: token ids.
-      segment_ids: the text that a token belongs to; 0 is padding.
-      positions: not needed, since distances within a row are those within
-        its texts.
-      deterministic: False applies dropout and needs the rng `dropout`.
-
-    Returns:
-      The last hidden state; without meaning at padding.
-    """
-    del positions
-    return self.encoder(
-      self.token_embedder(tokens), segment_ids, deterministic=deterministic
-    )
 
 
 class DecoderLayer(nn.Module):
@@ -191,13 +89,12 @@ class DecoderLayer(nn.Module):
     x: Float[Array, "p s d"],
     cache: KeysValues,
     cross: KeysValues,
-    slot: Int[Array, ""],
-    bias: Float[Array, "h slots"],
-    self_mask: Bool[Array, "p s slots"],
+    positions: Int[Array, " p"],
+    bias: Float[Array, "p h length"],
     cross_mask: Bool[Array, "p k"],
   ) -> tuple[Float[Array, "p s d"], KeysValues]:
     y = self.pre_self_attention_layer_norm(x)
-    y, cache = self.self_attention.self_step(y, cache, slot, bias, self_mask)
+    y, cache = self.self_attention.self_step(y, cache, positions, bias)
     x = x + y
     y = self.pre_cross_attention_layer_norm(x)
     x = x + self.encoder_decoder_attention.cross_step(y, cross, cross_mask)
@@ -235,8 +132,8 @@ class Decoder(nn.Module):
     length = embedded.shape[1]
     bias = row_biases(self.relpos_bias, length)
     causal = jnp.tril(jnp.ones((length, length), bool))
-    self_mask = _segment_mask(segment_ids, segment_ids) & causal
-    cross_mask = _segment_mask(segment_ids, encoder_segment_ids)
+    self_mask = segment_mask(segment_ids, segment_ids) & causal
+    cross_mask = segment_mask(segment_ids, encoder_segment_ids)
     x = self.dropout(embedded, deterministic=deterministic)
     for layer in self.layers:
       x = layer(
@@ -257,19 +154,15 @@ class Decoder(nn.Module):
     cache: list[KeysValues],
     cross: list[KeysValues],
     cross_mask: Bool[Array, "p k"],
-    step: Int[Array, ""],
-    positions: Int[Array, "p s"],
+    positions: Int[Array, " p"],
   ) -> tuple[Float[Array, "p s d"], list[KeysValues]]:
-    num_slots = cache[0][0].shape[-2]
-    back = (step - jnp.arange(num_slots)) % num_slots
-    bias = self.relpos_bias(-back)
-    self_mask = back <= positions[..., None]
+    length = cache[0][0].shape[-2]
+    # [heads, prompts, length] -> [prompts, heads, length]
+    bias = self.relpos_bias(jnp.arange(length) - positions[:, None])
+    bias = jnp.swapaxes(bias, 0, 1)
     x, new_cache = embedded, []
     for layer, kept, keys_values in zip(self.layers, cache, cross, strict=True):
-      slot = step % num_slots
-      x, kept = layer.step(
-        x, kept, keys_values, slot, bias, self_mask, cross_mask
-      )
+      x, kept = layer.step(x, kept, keys_values, positions, bias, cross_mask)
       new_cache.append(kept)
     return self.decoder_norm(x), new_cache
 
@@ -372,11 +265,11 @@ class T5(nn.Module):
     return self.decoder.keys_values(encoded)
 
   def empty_cache(
-    self, num_prompts: int, num_samples: int, num_slots: int
+    self, num_prompts: int, num_samples: int, length: int
   ) -> list[KeysValues]:
-    """The decoder's cache before the first step."""
+    """The decoder's cache before the first step, for `length` tokens."""
     cfg = self.config
-    shape = (num_prompts, num_samples, cfg.num_heads, num_slots, cfg.head_dim)
+    shape = (num_prompts, num_samples, cfg.num_heads, length, cfg.head_dim)
     zeros = jnp.zeros(shape, jnp.dtype(cfg.dtype))
     return [(zeros, zeros)] * cfg.num_decoder_layers
 
@@ -386,28 +279,28 @@ class T5(nn.Module):
     cache: list[KeysValues],
     cross: list[KeysValues],
     cross_mask: Bool[Array, "p k"],
-    step: Int[Array, ""],
-    positions: Int[Array, "p s"],
+    positions: Int[Array, " p"],
   ) -> tuple[Float[Array, "p s d"], list[KeysValues]]:
     """One step of decoding: the states that predict the next tokens.
 
-    The cache is a ring: all rows write to slot `step % slots`, and each sees
-    the last `positions + 1` slots. Rows may so begin at different steps.
+    Prompts may be at different positions, the samples of a prompt not. What a
+    row gets does not depend on the others, to the last bit where the products
+    do not.
 
     Args:
       tokens: the newest token of each sample of each prompt.
       cache: keys and values of earlier tokens, from `empty_cache` or the step
-        before.
+        before; what it holds at `positions` and behind is overwritten or not
+        looked at.
       cross: from `cross_keys_values`.
       cross_mask: where the prompts are not padding.
-      step: number of this step, common to all rows.
-      positions: number of tokens before `tokens`, less than the cache's slots.
+      positions: number of tokens before `tokens`, less than the cache's length.
 
     Returns:
       Decoder states in the compute dtype, and the cache with this step in it.
     """
     return self.decoder.step(
-      self.token_embedder(tokens), cache, cross, cross_mask, step, positions
+      self.token_embedder(tokens), cache, cross, cross_mask, positions
     )
 
   def logits(self, hidden: Float[Array, "*b d"]) -> Float[Array, "*b vocab"]:

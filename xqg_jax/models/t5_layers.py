@@ -218,11 +218,10 @@ class Attention(nn.Module):
 
   def keys_values(self, memory: Float[Array, "p k d"]) -> KeysValues:
     """Keys and values of prompts, made once for all steps and samples."""
-    # [prompts, length, heads, kv] -> [prompts, heads, length, kv]
-    key, value = (
-      jnp.moveaxis(self.split_heads(x), -2, -3)
-      for x in (self.key(memory), self.value(memory))
-    )
+    # [prompts, length, heads, kv] -> keys [prompts, heads, kv, length], so that
+    # products need not turn them; values [prompts, heads, length, kv].
+    key = jnp.moveaxis(self.split_heads(self.key(memory)), 1, -1)
+    value = jnp.moveaxis(self.split_heads(self.value(memory)), 1, -2)
     return key, value
 
   def cross_step(
@@ -239,40 +238,53 @@ class Attention(nn.Module):
     query = self.split_heads(self.query(x))
     weights = _softmax(
       jnp.einsum(
-        "pshv,phkv->phsk", query, key, preferred_element_type=jnp.float32
+        "pshv,phvk->phsk", query, key, preferred_element_type=jnp.float32
       ),
       mask[:, None, None],
       value.dtype,
     )
-    mixed = jnp.einsum("phsk,phkv->pshv", weights, value)
+    # In this order XLA's CPU takes a twelfth of the time of `->pshv`.
+    mixed = jnp.einsum("phsk,phkv->phsv", weights, value)
+    mixed = jnp.swapaxes(mixed, 1, 2)
     return self.out(mixed.reshape(*x.shape[:-1], -1))
 
   def self_step(
     self,
     x: Float[Array, "p s d"],
     cache: KeysValues,
-    slot: Int[Array, ""],
-    bias: Float[Array, "h slots"],
-    mask: Bool[Array, "p s slots"],
+    positions: Int[Array, " p"],
+    bias: Float[Array, "p h length"],
   ) -> tuple[Float[Array, "p s d"], KeysValues]:
-    """Attends from one position to the earlier ones, and keeps it in `slot`.
+    """Attends from one position to itself and earlier ones, and keeps it.
 
-    The cache is [prompts, samples, heads, slots, kv], so that the new position
-    is one slice of it and both products run over its last two axes.
+    The cache is [prompts, samples, heads, length, kv], so that both products
+    run over its last two axes. Position lies beside position, whenever a row
+    began: sums are then made in the same order.
     """
     key, value = (
-      jax.lax.dynamic_update_slice_in_dim(
-        kept, self.split_heads(new)[..., None, :], slot, axis=-2
-      )
+      _put(kept, self.split_heads(new), positions)
       for kept, new in zip(cache, (self.key(x), self.value(x)), strict=True)
     )
     query = self.split_heads(self.query(x))
     scores = jnp.einsum(
       "pshv,pshkv->pshk", query, key, preferred_element_type=jnp.float32
     )
-    weights = _softmax(scores + bias, mask[:, :, None], value.dtype)
+    mask = jnp.arange(bias.shape[-1]) <= positions[:, None]
+    weights = _softmax(scores + bias[:, None], mask[:, None, None], value.dtype)
     mixed = jnp.einsum("pshk,pshkv->pshv", weights, value)
     return self.out(mixed.reshape(*x.shape[:-1], -1)), (key, value)
+
+
+@jax.vmap
+def _put(
+  cache: Float[Array, "s h length v"],
+  new: Float[Array, "s h v"],
+  position: Int[Array, ""],
+) -> Float[Array, "s h length v"]:
+  """Writes a prompt's newest keys or values at their position."""
+  return jax.lax.dynamic_update_slice_in_dim(
+    cache, new[:, :, None], position, axis=2
+  )
 
 
 def _softmax(
