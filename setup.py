@@ -104,10 +104,13 @@ setup(
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     # Compiles TPU programs on any machine: the build that `tpu` runs.
     "tpu-plan": ["libtpu>=0.0.42,<0.0.43"],
+    "parquet": ["pyarrow>=17,<27"],  # `xqg store export` and `import`
     "bench": [
       "torch==2.13.0",
       "sentence-transformers>=5.1,<7",
       "faiss-cpu",
+      "onnx",  # with the next, peers of encoding
+      "onnxruntime",
       "ctranslate2",  # a peer of query generation
     ],
   },

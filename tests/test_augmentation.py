@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xqg_jax import augmentation, shards, store
-from xqg_jax.augmentation import Augmentation
+from xqg_jax import augmentation, fusion, shards, store
 from xqg_jax.errors import InputError
+from xqg_jax.fusion import Augmentation
 
 DIM = 5
 LANGUAGES = ("ar", "fi", "ru")
@@ -107,7 +107,7 @@ def test_arithmetic_against_reference(reduction, alpha, seed):
   queries = [list(q.values()) for q in make_queries(6, seed=seed)]
   rng = np.random.default_rng(seed)
   passages = rng.normal(size=(6, DIM))
-  got = augmentation.augment_embeddings(
+  got = fusion.augment_embeddings(
     passages,
     np.stack([np.sum(q, axis=0) if q else np.zeros(DIM) for q in queries]),
     np.array([len(q) for q in queries]),
@@ -124,9 +124,7 @@ def test_arithmetic_against_reference(reduction, alpha, seed):
 def test_passage_without_queries():
   arrays = np.ones((1, DIM)), np.zeros((1, DIM)), np.array([0])
   for reduction, expected in (("sum", 0.75), ("mean", 1.0)):
-    got = augmentation.augment_embeddings(
-      *arrays, reduction=reduction, alpha=0.25
-    )
+    got = fusion.augment_embeddings(*arrays, reduction=reduction, alpha=0.25)
     np.testing.assert_allclose(got, expected)
 
 
@@ -136,10 +134,10 @@ def test_alpha_of_the_paper_is_a_mean_weight():
   rng = np.random.default_rng(0)
   p, total = rng.normal(size=(1, DIM)), rng.normal(size=(1, DIM))
   count = np.array([35])
-  as_sum = augmentation.augment_embeddings(
+  as_sum = fusion.augment_embeddings(
     p, total, count, reduction="sum", alpha=0.01
   )
-  as_mean = augmentation.augment_embeddings(
+  as_mean = fusion.augment_embeddings(
     p, total, count, reduction="mean", alpha=0.35 / 1.34
   )
   np.testing.assert_allclose(as_sum, 1.34 * as_mean, rtol=1e-5)
@@ -214,6 +212,8 @@ def test_fingerprints_differ_by_setting(tmp_path, passages):
     Augmentation(reduction="sum", alpha=0.02),
     Augmentation(reduction="sum", alpha=0.01, languages=("ar",)),
     Augmentation(reduction="sum", alpha=0.01, num_queries=1),
+    Augmentation(reduction="sum", alpha=0.01, remove_mean=True),
+    Augmentation(reduction="sum", alpha=0.01, language_weights=(("ar", 2.0),)),
   ]
   views = [augmentation.AugmentedView(opened, s) for s in settings_]
   assert len({view.fingerprint for view in views}) == len(views)
@@ -236,6 +236,80 @@ def test_even_counts_do_not_warn(tmp_path, passages):
     augmentation.augment(store=folder, output_dir=tmp_path / "view")
 
 
+# --------------------------------------------- weights, means, written vectors
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+@pytest.mark.filterwarnings("ignore:passages have")
+def test_weights_of_languages(tmp_path, passages, reduction):
+  queries = make_queries(len(passages))
+  view = augmentation.augment(
+    store=write_store(tmp_path / "store", passages, queries),
+    output_dir=tmp_path / "view",
+    reduction=reduction,
+    alpha=0.2,
+    language_weights={"fi": 0.5, "ru": 0.0},
+  )
+  weights = {"ar": 1.0, "fi": 0.5, "ru": 0.0}
+  expected = []
+  for p, by_key in zip(passages, queries, strict=True):
+    pairs = [(weights[code], vector) for (code, _), vector in by_key.items()]
+    total = sum((w * v for w, v in pairs), np.zeros(DIM))
+    count = sum(w for w, _ in pairs)
+    if reduction == "mean":
+      expected.append(0.8 * p + 0.2 * total / count if count else p)
+    else:
+      expected.append(0.8 * p + 0.2 * total)
+  for opened in (view, augmentation.open_view(tmp_path / "view")):
+    np.testing.assert_allclose(read_view(opened), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_common_means_are_removed(tmp_path, passages, reduction):
+  queries = make_queries(len(passages))
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")  # uneven counts do no harm now
+    view = augmentation.augment(
+      store=write_store(tmp_path / "store", passages, queries),
+      output_dir=tmp_path / "view",
+      reduction=reduction,
+      alpha=0.2,
+      remove_mean=True,
+    )
+  mean_passage = passages.mean(axis=0)
+  mean_query = np.mean([v for q in queries for v in q.values()], axis=0)
+  expected = [
+    reference(
+      p - mean_passage, [v - mean_query for v in q.values()], reduction, 0.2
+    )
+    for p, q in zip(passages, queries, strict=True)
+  ]
+  np.testing.assert_allclose(read_view(view), expected, atol=1e-5)
+  again = augmentation.open_view(tmp_path / "view")
+  assert again.known_means is not None
+  np.testing.assert_array_equal(read_view(again), read_view(view))
+
+
+def test_materialized_vectors_are_a_store_of_their_own(tmp_path, passages):
+  folder = write_store(tmp_path / "store", passages, make_queries(9))
+  arguments = {"store": folder, "reduction": "mean", "alpha": 0.2}
+  view = augmentation.augment(**arguments, output_dir=tmp_path / "view")
+  arguments |= {"output_dir": tmp_path / "plain", "materialize": True}
+  augmentation.augment(**arguments)
+  plain = augmentation.open_view(tmp_path / "plain")
+  assert plain.augmentation is None
+  assert plain.store.groups == []
+  assert plain.passage_ids == view.passage_ids
+  assert plain.store.encoder_fingerprint == view.store.encoder_fingerprint
+  np.testing.assert_array_equal(read_view(plain), read_view(view))
+  # A damaged shard is written again.
+  chunk = tmp_path / "plain" / "shard-00001" / "passages" / "c" / "0" / "0"
+  before = chunk.read_bytes()
+  chunk.write_bytes(before[:-1])
+  augmentation.augment(**arguments)
+  assert chunk.read_bytes() == before
+
+
 # --------------------------------------------------------------------- errors
 
 
@@ -249,6 +323,8 @@ def test_even_counts_do_not_warn(tmp_path, passages):
     (("language", "rank"), {"num_queries": 4}, "at most 3"),
     ((), {"num_queries": 0}, "at least 1"),
     ((), {"alpha": 1.5}, "between 0 and 1"),
+    ((), {"language_weights": {"ar": 2.0}}, "language_weights cannot be"),
+    (("language",), {"language_weights": {"ar": -1.0}}, "of 'ar' is -1"),
     ((), {"alpha": float("nan")}, "between 0 and 1"),
   ],
 )
@@ -273,7 +349,7 @@ def test_unknown_reduction():
 
 def test_group_mask_without_queries():
   with pytest.raises(InputError, match="without generated queries"):
-    augmentation.group_mask([], Augmentation(reduction="sum", alpha=0.1))
+    fusion.group_weights([], Augmentation(reduction="sum", alpha=0.1))
 
 
 def test_view_of_a_changed_store_is_refused(tmp_path, passages):

@@ -2,17 +2,29 @@
 
 import dataclasses
 import json
+import os
 import pathlib
+import resource
 import shutil
+import socket
+import subprocess
+import sys
+import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_dual_encoder as tiny
 
 from xqg_jax import encoding, encoding_job, shards
+from xqg_jax.checkpoints import save_params
+from xqg_jax.embedder import Embedder
 from xqg_jax.encoding import encode, encode_texts
 from xqg_jax.errors import InputError
+from xqg_jax.files import lock_folder
+from xqg_jax.locations import Location
+from xqg_jax.models.bert import BertEncoder
 from xqg_jax.records import Passage
 
 NUM_PASSAGES = 23
@@ -296,6 +308,154 @@ def test_another_run_in_the_folder_is_refused(world, tmp_path):
     run(world, tmp_path / "store", dtype="float16")
   with pytest.raises(InputError, match="another inputs"):
     run(world, tmp_path / "store", queries="reverse")
+
+
+def test_kills_at_any_moment_end_with_the_same_bytes(world, tmp_path):
+  """SIGKILL when the first shard is there, and half-way through the next."""
+  run(world, tmp_path / "whole")
+  script = (
+    "import pathlib, sys, test_encoding as t\n"
+    "t.run(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+  )
+  folder = tmp_path / "killed"
+  command = [sys.executable, "-c", script, str(world), str(folder)]
+  env = os.environ | {"PYTHONPATH": str(pathlib.Path(__file__).parent)}
+  process = subprocess.Popen(command, env=env, stderr=subprocess.DEVNULL)
+  while not list(folder.glob("shard-*")) and process.poll() is None:
+    time.sleep(0.001)
+  process.kill()
+  process.wait()
+  # What a kill in the middle of a shard leaves.
+  shutil.copytree(folder / "shard-00000", folder / ".shard-00002.partial")
+  (folder / ".shard-00002.partial" / "shard.json").unlink()
+  run(world, folder)
+  assert files_of(folder) == files_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("harm", ["truncated", "flipped", "missing"])
+def test_a_bad_shard_of_a_finished_store_is_repaired(world, tmp_path, harm):
+  run(world, tmp_path / "store")
+  before = files_of(tmp_path / "store")
+  shard = tmp_path / "store" / "shard-00001"
+  chunk = shard / "query_sums" / "c" / "0" / "0" / "0"
+  content = bytearray(chunk.read_bytes())
+  content[len(content) // 3] ^= 16
+  if harm == "truncated":
+    chunk.write_bytes(content[:-5])
+  elif harm == "flipped":
+    chunk.write_bytes(content)
+  else:
+    chunk.unlink()
+  run(world, tmp_path / "store")
+  assert files_of(tmp_path / "store") == before
+
+
+def test_two_writers_on_one_store(world, tmp_path):
+  run(world, tmp_path / "store")
+  (tmp_path / "store" / "manifest.json").unlink()
+  with lock_folder(tmp_path / "store"):
+    with pytest.raises(InputError, match="another process is writing"):
+      run(world, tmp_path / "store")
+  run(world, tmp_path / "store").verify()
+
+
+def test_a_full_disk_is_one_line_and_mended_by_room(world, tmp_path):
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  options = {"shard_size": 23, "group_queries_by": ("language",)}
+  run(world, tmp_path / "whole", **options)
+  # Room for the small files, not for a shard's vectors.
+  resource.setrlimit(resource.RLIMIT_FSIZE, (3000, limits[1]))
+  try:
+    with pytest.raises(InputError, match=r"written.*make room") as error:
+      run(world, tmp_path / "store", **options)
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert "\n" not in str(error.value)
+  assert not list((tmp_path / "store").glob("*shard*"))
+  run(world, tmp_path / "store", **options)
+  assert files_of(tmp_path / "store") == files_of(tmp_path / "whole")
+
+
+def test_a_weight_that_is_nan_is_named(world, tmp_path):
+  encoder = tiny.make_encoder()
+  shutil.copytree(world / "model", tmp_path / "model")
+  shutil.rmtree(tmp_path / "model" / "checkpoint_1")
+  params = jax.tree.map(np.array, dict(encoder.params))
+  params["encoder"]["layers_0"]["wi"]["kernel"][3, 4] = np.nan
+  save_params(tmp_path / "model", 1, params)
+  with pytest.raises(InputError, match=r"layers_0.*wi.*kernel"):
+    run(world, tmp_path / "store", checkpoint_path=tmp_path / "model")
+  assert not (tmp_path / "store").exists()
+
+
+# --------------------------------------------------- buckets, bf16, processes
+
+
+def test_a_store_in_a_bucket_resumes(world, tmp_path):
+  local = run(world, tmp_path / "store", queries="reverse")
+  first = run(world, "memory://encoding/store", queries="reverse")
+  assert first.manifest == local.manifest
+  shard = Location.of("memory://encoding/store/shard-00001")
+  (shard / "passage_ids.txt").write_bytes(b"torn")
+  again = run(world, "memory://encoding/store", queries="reverse")
+  again.verify()
+  assert again.manifest == local.manifest
+  with pytest.raises(InputError, match="another dtype"):
+    run(world, "memory://encoding/store", queries="reverse", dtype="float16")
+
+
+def test_bfloat16_products_keep_the_direction(world, tmp_path, reference):
+  store = run(world, tmp_path / "store", compute_dtype="bfloat16")
+  passages = read(store).passages
+  norms = np.linalg.norm(passages, axis=1) * np.linalg.norm(
+    reference[0], axis=1
+  )
+  cosines = (passages * reference[0]).sum(axis=1) / norms
+  assert 0.999 < cosines.min() < 1 - 1e-7
+  assert store.manifest["encoder"]["compute_dtype"] == "bfloat16"
+
+
+def test_rounding_kernels_beforehand_changes_nothing():
+  encoder = dataclasses.replace(
+    tiny.make_encoder(), module=BertEncoder(tiny.MODEL, jnp.bfloat16)
+  )
+  texts = tiny.make_texts(5, longest=20)
+  got = encode_texts(encoder, texts, side="passage", max_length=48)
+  rounded = jax.tree.leaves(Embedder(encoder)._params)
+  assert {x.dtype.name for x in rounded} == {"float32", "bfloat16"}
+  expected = tiny.embed_one_by_one(encoder, texts, 48)
+  np.testing.assert_allclose(got, expected, atol=2e-2)
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_bytes_of_one(world, tmp_path, monkeypatch):
+  script = (
+    "import sys, pathlib\n"
+    "import tiny_dual_encoder, test_encoding as t\n"
+    "from xqg_jax import processes\n"
+    "processes.join_processes(coordinator_address=sys.argv[3],"
+    " num_processes=2, process_id=sys.argv[4])\n"
+    "t.run(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]))"
+  )
+  with socket.socket() as probe:
+    probe.bind(("localhost", 0))
+    address = f"localhost:{probe.getsockname()[1]}"
+  # One device each: what adds several up differs among joined processes.
+  env = os.environ | {
+    "PYTHONPATH": str(pathlib.Path(__file__).parent),
+    "XLA_FLAGS": "",
+  }
+  command = [sys.executable, "-c", script, str(world), str(tmp_path / "two")]
+  both = [
+    subprocess.Popen([*command, address, str(i)], env=env) for i in range(2)
+  ]
+  assert [process.wait(timeout=100) for process in both] == [0, 0]
+  one_device = jax.local_devices()[:1]
+  monkeypatch.setattr(jax, "local_devices", lambda: one_device)
+  run(world, tmp_path / "one")
+  two, one = (files_of(tmp_path / name) for name in ("two", "one"))
+  assert two.pop(".lock-1") == b""
+  assert two == one
 
 
 # ----------------------------------------------------------------- bad input

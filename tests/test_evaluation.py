@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from xqg_jax import shards, store
-from xqg_jax.augmentation import Augmentation, augment
+from xqg_jax.augmentation import augment
 from xqg_jax.comparison import Scores, compare_variants, read_scores
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation import evaluate, to_file_names
 from xqg_jax.files import sha256_file
+from xqg_jax.fusion import Augmentation
 from xqg_jax.pooled_evaluation import pool_evaluations
 from xqg_jax.records import Passage, Question, write_passages, write_questions
 from xqg_jax.results import load_evaluation

@@ -5,9 +5,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from xqg_jax.augmentation import Augmentation, AugmentedView
+from xqg_jax.augmentation import AugmentedView
 from xqg_jax.errors import InputError
 from xqg_jax.exact_search import score_variants, search_exact
+from xqg_jax.fusion import Augmentation
 from xqg_jax.shards import ShardArrays, write_shard
 from xqg_jax.store import open_store, write_manifest
 
@@ -199,6 +200,28 @@ def test_variants_equal_searches_of_materialised_vectors(tmp_path, block_size):
     again = search_exact(queries, view.blocks(16), 7)
     np.testing.assert_allclose(scores, again[0], atol=1e-5)
     np.testing.assert_array_equal(rows, again[1])
+
+
+def test_variants_of_other_weights_and_without_means(tmp_path):
+  store = make_store(tmp_path)
+  queries = np.random.default_rng(4).normal(size=(5, 16)).astype(np.float32)
+  variants = [
+    Augmentation(
+      reduction=reduction,
+      alpha=0.3,
+      remove_mean=remove_mean,
+      language_weights=weights,
+    )
+    for reduction in ("sum", "mean")
+    for remove_mean in (False, True)
+    for weights in ((), ((store.groups[0]["language"], 0.25),))
+  ]
+  found = score_variants(queries, store, [None, *variants], 7, block_size=11)
+  for (scores, rows), variant in zip(found[1:], variants, strict=True):
+    view = AugmentedView(store, variant)
+    expected = search_exact(queries, view.blocks(16), 7)
+    np.testing.assert_allclose(scores, expected[0], atol=1e-4)
+    np.testing.assert_array_equal(rows, expected[1])
 
 
 def test_variants_give_at_most_the_whole_store(tmp_path):

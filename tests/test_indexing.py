@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 
-from xqg_jax.augmentation import Augmentation, AugmentedView, augment, open_view
+from xqg_jax.augmentation import AugmentedView, augment, open_view
 from xqg_jax.errors import InputError
 from xqg_jax.exact_search import search_exact
 from xqg_jax.files import sha256_file
+from xqg_jax.fusion import Augmentation
 from xqg_jax.index_tuning import (
   make_tuning_queries,
   measure_index_recall,

@@ -26,13 +26,13 @@ from xqg_jax.checkpoints import (
   t5x_layouts,
 )
 from xqg_jax.checkpoints import t5x as t5x_checkpoints
-from xqg_jax.checkpoints.locations import CONTEXT, Location
 from xqg_jax.checkpoints.placement import place_on
 from xqg_jax.checkpoints.t5x_adafactor import make_statistics, to_param_states
 from xqg_jax.checkpoints.t5x_layouts import T5xTensor, open_t5x_step
 from xqg_jax.cli import run_stage
 from xqg_jax.errors import InputError
 from xqg_jax.exporting import export
+from xqg_jax.locations import CONTEXT, Location
 from xqg_jax.models import t5
 from xqg_jax.models.bert import BertEncoder
 from xqg_jax.models.dual_encoder import make_network

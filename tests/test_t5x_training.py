@@ -13,12 +13,12 @@ import tiny_t5x
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from xqg_jax.checkpoints import load_query_generator, save_model_files
-from xqg_jax.checkpoints.locations import Location
 from xqg_jax.checkpoints.t5x_adafactor import restore_opt_state
 from xqg_jax.checkpoints.t5x_layouts import open_t5x_step
 from xqg_jax.decoding import GREEDY, decode, make_row_keys
 from xqg_jax.errors import InputError
 from xqg_jax.exporting import export
+from xqg_jax.locations import Location
 from xqg_jax.models import t5
 from xqg_jax.optimizers import make_optimizer, make_schedule
 from xqg_jax.query_generator_model import QueryGeneratorModel

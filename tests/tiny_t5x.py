@@ -8,7 +8,7 @@ import orbax.checkpoint as ocp
 import tensorstore as ts
 from flax.traverse_util import flatten_dict, unflatten_dict
 
-from xqg_jax.checkpoints.locations import CONTEXT, Location
+from xqg_jax.locations import CONTEXT, Location
 from xqg_jax.models import t5
 from xqg_jax.models.parameters import param_shapes
 from xqg_jax.tokenizers import train_tokenizer

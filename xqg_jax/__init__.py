@@ -2,8 +2,9 @@
 
 One function a stage, each also a verb of the command line:
 
-  prepare, plan, train, export, generate, encode, augment, build_index, search,
-  evaluate, report
+  tune_alpha, build_index, search, evaluate, report
+
+and of a store: describe_store, verify_store, export_store, import_vectors.
 
 Names are loaded when first used, so that `import xqg_jax` is light.
 """
@@ -14,7 +15,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
-  "Augmentation": "augmentation",
+  "Augmentation": "fusion",
   "AugmentedView": "augmentation",
   "DualEncoder": "models.dual_encoder",
   "DualEncoderConfig": "models.dual_encoder",
@@ -25,13 +26,16 @@ _PUBLIC = {
   "Question": "records",
   "TrainingPair": "training_pairs",
   "augment": "augmentation",
-  "augment_embeddings": "augmentation",
+  "augment_embeddings": "fusion",
   "build_index": "indexing",
   "encode": "encoding",
   "encode_texts": "encoding",
+  "describe_store": "store_tools",
   "evaluate": "evaluation",
   "export": "exporting",
+  "export_store": "store_export",
   "generate": "generation",
+  "import_vectors": "store_import",
   "load_dual_encoder": "checkpoints",
   "load_query_generator": "checkpoints",
   "make_xor_mini": "xor_mini",
@@ -48,6 +52,8 @@ _PUBLIC = {
   "search": "searching",
   "success_at_k_tokens": "measures",
   "train": "training",
+  "tune_alpha": "tuning",
+  "verify_store": "store_tools",
 }
 
 __all__ = sorted(_PUBLIC)

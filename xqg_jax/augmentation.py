@@ -6,164 +6,32 @@ reduction and which alpha; the augmented vectors are made while they are read.
 
 import dataclasses
 import functools
-import math
 import os
 import pathlib
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 
 from xqg_jax.errors import InputError
 from xqg_jax.files import claim_output_dir, fingerprint, read_json, write_json
-from xqg_jax.store import EmbeddingStore, Group, StoreBlock, open_store
+from xqg_jax.fusion import (
+  Augmentation,
+  Means,
+  Reduction,
+  augment_embeddings,
+  group_weights,
+  measure_means,
+  sum_groups,
+)
+from xqg_jax.locations import Location, is_url
+from xqg_jax.materializing import materialize_vectors
+from xqg_jax.store import EmbeddingStore, StoreBlock, open_store
 
 FORMAT_VERSION = 1
 VIEW_FILE = "view.json"
-
-Reduction = Literal["sum", "mean"]
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Augmentation:
-  """How generated queries go into a passage's embedding.
-
-  Attributes:
-    reduction: "sum" (the paper's) adds up a passage's queries, "mean" averages
-      them, which suits collections where their number differs.
-    alpha: weight of the sum or the mean; the passage's own is 1 - alpha.
-    languages: use the queries of these languages only; None = all.
-    num_queries: use the first so many queries a language; None = all.
-  """
-
-  reduction: Reduction
-  alpha: float
-  languages: tuple[str, ...] | None = None
-  num_queries: int | None = None
-
-  def __post_init__(self):
-    if self.reduction not in ("sum", "mean"):
-      raise InputError(
-        f"unknown reduction {self.reduction!r}", mend='use "sum" or "mean"'
-      )
-    if not (math.isfinite(self.alpha) and 0 <= self.alpha <= 1):
-      raise InputError(
-        f"alpha is {self.alpha}", mend="choose it between 0 and 1"
-      )
-    if self.num_queries is not None and self.num_queries < 1:
-      raise InputError(
-        f"num_queries is {self.num_queries}", mend="use at least 1"
-      )
-
-
-# ------------------------------------------------------------------ arithmetic
-
-
-def get_weights(
-  query_count: Int[np.ndarray, " passages"],
-  *,
-  reduction: Reduction,
-  alpha: float,
-) -> tuple[Float[np.ndarray, " passages"], Float[np.ndarray, " passages"]]:
-  """Weights of each passage's own vector and of the sum of its queries.
-
-  Because the augmented vector is linear in both, scores are mixed by the same
-  weights: `score = passage_weight * q.p + query_weight * q.S`.
-
-  >>> counts = np.array([4, 0])
-  >>> [w.tolist() for w in get_weights(counts, reduction="sum", alpha=0.25)]
-  [[0.75, 0.75], [0.25, 0.25]]
-  >>> [w.tolist() for w in get_weights(counts, reduction="mean", alpha=0.5)]
-  [[0.5, 1.0], [0.125, 0.0]]
-  """
-  if reduction == "sum":
-    passage_weight = np.full(len(query_count), 1 - alpha, np.float32)
-    return passage_weight, np.full(len(query_count), alpha, np.float32)
-  has_queries = query_count > 0
-  passage_weight = np.where(has_queries, 1 - alpha, 1.0)
-  query_weight = np.where(has_queries, alpha / np.maximum(query_count, 1), 0.0)
-  return passage_weight.astype(np.float32), query_weight.astype(np.float32)
-
-
-def augment_embeddings(
-  passages: Float[np.ndarray, "passages dim"],
-  query_sum: Float[np.ndarray, "passages dim"],
-  query_count: Int[np.ndarray, " passages"],
-  *,
-  reduction: Reduction,
-  alpha: float,
-) -> Float[np.ndarray, "passages dim"]:
-  """Fuses passages p with the sums S of their generated queries.
-
-  sum: (1 - alpha) p + alpha S, equation 2 of Zhuang et al. 2023 (xQG4xDR).
-  mean: (1 - alpha) p + alpha S / count; a passage without queries keeps p.
-
-  >>> p, s = np.array([[1.0, 0.0]]), np.array([[0.0, 8.0]])
-  >>> augment_embeddings(p, s, np.array([4]), reduction="mean", alpha=0.5)
-  array([[0.5, 1. ]])
-  """
-  passage_weight, query_weight = get_weights(
-    query_count, reduction=reduction, alpha=alpha
-  )
-  return passage_weight[:, None] * passages + query_weight[:, None] * query_sum
-
-
-def group_mask(
-  groups: Sequence[Group], augmentation: Augmentation
-) -> Bool[np.ndarray, " groups"]:
-  """Which of a store's query sums an augmentation adds up.
-
-  Raises:
-    InputError: the store has no query sums, or they are not kept apart as the
-      augmentation needs it.
-
-  >>> groups = [
-  ...   {"language": c, "rank": r} for c in ("ar", "fi") for r in (1, 2)
-  ... ]
-  >>> group_mask(
-  ...   groups, Augmentation(reduction="sum", alpha=0.01, num_queries=1)
-  ... ).tolist()
-  [True, False, True, False]
-  """
-  if not groups:
-    raise InputError(
-      "the embeddings were made without generated queries",
-      mend="encode again with GENERATED_QUERIES",
-    )
-  mask = np.ones(len(groups), bool)
-  if augmentation.languages is not None:
-    known = _known_values(groups, "language", "languages")
-    for language in augmentation.languages:
-      if language not in known:
-        raise InputError(
-          f"no generated queries in the language {language!r}",
-          mend=f"the embeddings have {', '.join(sorted(known))}",
-        )
-    mask &= [group["language"] in augmentation.languages for group in groups]
-  if augmentation.num_queries is not None:
-    ranks = _known_values(groups, "rank", "num_queries")
-    if augmentation.num_queries > max(ranks):
-      raise InputError(
-        f"num_queries is {augmentation.num_queries}, but the embeddings have "
-        f"at most {max(ranks)} a language",
-        mend="choose fewer",
-      )
-    mask &= [group["rank"] <= augmentation.num_queries for group in groups]
-  return mask
-
-
-def _known_values(groups: Sequence[Group], key: str, asked: str) -> set[Any]:
-  known = {group[key] for group in groups}
-  if None in known:
-    needed = ("language",) if key == "language" else ("language", "rank")
-    raise InputError(
-      f"{asked} cannot be chosen: the embeddings keep one sum per passage over "
-      f"all of them",
-      mend=f"encode again with group_queries_by={needed}",
-    )
-  return known
 
 
 # ----------------------------------------------------------------------- views
@@ -171,10 +39,17 @@ def _known_values(groups: Sequence[Group], key: str, asked: str) -> set[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class AugmentedView:
-  """A store seen through an augmentation, or as it is when that is None."""
+  """A store seen through an augmentation, or as it is when that is None.
+
+  Attributes:
+    store: the embeddings.
+    augmentation: what is made of them while they are read.
+    known_means: the store's mean vectors, where they were measured already.
+  """
 
   store: EmbeddingStore
   augmentation: Augmentation | None = None
+  known_means: Means | None = None
 
   @property
   def num_passages(self) -> int:
@@ -199,9 +74,17 @@ class AugmentedView:
     return fingerprint(
       {
         "store": self.store.fingerprint,
-        "augmentation": dataclasses.asdict(self.augmentation),
+        "augmentation": self.augmentation.to_json(),
       }
     )
+
+  @functools.cached_property
+  def means(self) -> Means | None:
+    """The mean vectors that the augmentation removes; None if it does not."""
+    if self.augmentation is None or not self.augmentation.remove_mean:
+      return None
+    weights = group_weights(self.store.groups, self.augmentation)
+    return self.known_means or measure_means(self.store, weights)
 
   def blocks(
     self, block_size: int
@@ -215,24 +98,23 @@ class AugmentedView:
       for block in self.store.blocks(block_size, use_queries=False):
         yield block.start, block.passages
       return
-    mask = group_mask(self.store.groups, self.augmentation)
+    weights = group_weights(self.store.groups, self.augmentation)
     for block in self.store.blocks(block_size):
-      yield block.start, _augment_block(block, mask, self.augmentation)
+      yield block.start, self._augment(block, weights)
 
-
-def _augment_block(
-  block: StoreBlock,
-  mask: Bool[np.ndarray, " groups"],
-  augmentation: Augmentation,
-) -> Float[np.ndarray, "rows dim"]:
-  return augment_embeddings(
-    block.passages,
-    # [rows, groups, dim] -> [rows, dim]
-    block.query_sums[:, mask].sum(axis=1),
-    block.query_counts[:, mask].sum(axis=1),
-    reduction=augmentation.reduction,
-    alpha=augmentation.alpha,
-  )
+  def _augment(
+    self, block: StoreBlock, weights: Float[np.ndarray, " groups"]
+  ) -> Float[np.ndarray, "rows dim"]:
+    passages, (query_sum, counts) = block.passages, sum_groups(block, weights)
+    if self.means is not None:
+      passages, query_sum = self.means.remove(passages, query_sum, counts)
+    return augment_embeddings(
+      passages,
+      query_sum,
+      counts,
+      reduction=self.augmentation.reduction,
+      alpha=self.augmentation.alpha,
+    )
 
 
 def augment(
@@ -243,8 +125,11 @@ def augment(
   alpha: float = 0.01,
   languages: Sequence[str] | None = None,
   num_queries: int | None = None,
+  language_weights: Mapping[str, float] | None = None,
+  remove_mean: bool = False,
+  materialize: bool = False,
 ) -> AugmentedView:
-  """Writes a view of a store; no vectors are copied.
+  """Writes a view of a store; no vectors are copied unless asked for.
 
   Warns when passages differ in their number of queries and `reduction` is
   "sum".
@@ -258,9 +143,15 @@ def augment(
       `group_queries_by=("language",)`.
     num_queries: use the first so many a language; needs a store encoded with
       `group_queries_by=("language", "rank")`.
+    language_weights: how much a query of a language counts, 1 if it is not
+      named; needs what `languages` needs.
+    remove_mean: subtract the mean vector of all passages from each, and that
+      of all queries from each query.
+    materialize: write a store of the augmented vectors instead of a view, for
+      what reads plain vectors; an interrupted run goes on.
 
   Returns:
-    The view.
+    The view, or the new store as one.
 
   Raises:
     InputError: no such store, one that lacks what is asked for, or an output
@@ -272,30 +163,46 @@ def augment(
     alpha=alpha,
     languages=None if languages is None else tuple(languages),
     num_queries=num_queries,
+    language_weights=tuple(sorted((language_weights or {}).items())),
+    remove_mean=remove_mean,
   )
-  mask = group_mask(opened.groups, augmentation)
-  if reduction == "sum":
-    _warn_of_uneven_counts(opened, mask)
-  settings = dataclasses.asdict(augmentation)
-  folder = claim_output_dir(
-    output_dir,
-    stage="augment",
-    arguments={"store_fingerprint": opened.fingerprint, **settings},
-  )
-  view = {
+  weights = group_weights(opened.groups, augmentation)
+  if reduction == "sum" and not remove_mean:
+    _warn_of_uneven_counts(opened, weights)
+  settings = augmentation.to_json()
+  arguments = {"store_fingerprint": opened.fingerprint, **settings}
+  if materialize:
+    arguments["materialize"] = True
+  folder = claim_output_dir(output_dir, stage="augment", arguments=arguments)
+  view = AugmentedView(opened, augmentation)
+  if materialize:
+    return AugmentedView(
+      materialize_vectors(view.blocks, opened, folder, augmentation=settings)
+    )
+  content = {
     "format_version": FORMAT_VERSION,
-    "store": os.path.relpath(opened.path.resolve(), folder.resolve()),
+    "store": _relate(opened.path, folder),
     "store_fingerprint": opened.fingerprint,
     "augmentation": settings,
   }
-  write_json(folder / VIEW_FILE, view)
-  return AugmentedView(opened, augmentation)
+  if view.means is not None:
+    means = dataclasses.asdict(view.means)
+    content["means"] = {name: mean.tolist() for name, mean in means.items()}
+  write_json(folder / VIEW_FILE, content)
+  return view
+
+
+def _relate(store: Location, folder: pathlib.Path) -> str:
+  """The store as seen from the view, so that both can be moved together."""
+  if not store.is_local:
+    return str(store)
+  return os.path.relpath(pathlib.Path(store).resolve(), folder.resolve())
 
 
 def _warn_of_uneven_counts(
-  store: EmbeddingStore, mask: Bool[np.ndarray, " groups"]
+  store: EmbeddingStore, weights: Float[np.ndarray, " groups"]
 ) -> None:
-  counts = [c[:, mask].sum(axis=1) for c in store.query_counts()]
+  counts = [c[:, weights != 0].sum(axis=1) for c in store.query_counts()]
   fewest = min(int(c.min()) for c in counts)
   most = max(int(c.max()) for c in counts)
   if fewest != most:
@@ -312,32 +219,36 @@ def open_view(path: str | os.PathLike) -> AugmentedView:
   Raises:
     InputError: neither of them there, or the view's store has changed.
   """
-  path = pathlib.Path(path)
-  if not (path / VIEW_FILE).exists():
+  folder = Location.of(path)
+  if not folder.is_local or not pathlib.Path(folder, VIEW_FILE).exists():
     return AugmentedView(open_store(path))
-  view = read_json(path / VIEW_FILE)
+  view_file = pathlib.Path(folder, VIEW_FILE)
+  view = read_json(view_file)
   if view.get("format_version") != FORMAT_VERSION:
     raise InputError(
       f"not a view of format version {FORMAT_VERSION}",
-      where=path / VIEW_FILE,
+      where=view_file,
       mend="run augment again with a new OUTPUT_DIR",
     )
-  # Relative to the view, so that both folders can be moved together.
-  store = open_store((path.resolve() / view["store"]).resolve())
+  store = open_store(_find_store(view, view_file.parent))
   if store.fingerprint != view["store_fingerprint"]:
     raise InputError(
       f"the store {store.path} has changed since the view was made",
       where=path,
       mend="run augment again with a new OUTPUT_DIR",
     )
-  return AugmentedView(store, _read_augmentation(view["augmentation"]))
+  augmentation = Augmentation.from_json(view["augmentation"])
+  return AugmentedView(store, augmentation, _read_means(view))
 
 
-def _read_augmentation(settings: Mapping[str, Any]) -> Augmentation:
-  languages = settings["languages"]
-  return Augmentation(
-    reduction=settings["reduction"],
-    alpha=settings["alpha"],
-    languages=None if languages is None else tuple(languages),
-    num_queries=settings["num_queries"],
-  )
+def _find_store(view: Mapping[str, Any], folder: pathlib.Path) -> Location:
+  if is_url(view["store"]):
+    return Location.of(view["store"])
+  return Location.of((folder.resolve() / view["store"]).resolve())
+
+
+def _read_means(view: Mapping[str, Any]) -> Means | None:
+  if "means" not in view:
+    return None
+  means = {name: np.array(v, np.float32) for name, v in view["means"].items()}
+  return Means(**means)

@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import dataclasses
 import difflib
+import errno
 import importlib
 import importlib.util  # gin 0.5.0 uses it without importing it
 import inspect
@@ -18,11 +19,12 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+from xqg_jax.compile_cache import keep_compiled_programs
 from xqg_jax.errors import InputError, NativeError, Stopped
-from xqg_jax.files import write_text
 from xqg_jax.host_memory import keep_freed_memory
 
 OPERATIVE_CONFIG = "operative_config.gin"
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,9 +64,26 @@ STAGES = {
     spans_processes=True,
   ),
   "export": Stage("exporting:export", "write a model for other programs"),
-  "generate": Stage("generation:generate", "write queries for passages"),
-  "encode": Stage("encoding:encode", "passages and query sums to vectors"),
+  "generate": Stage(
+    "generation:generate",
+    "write queries for passages",
+    spans_processes=True,
+  ),
+  "encode": Stage(
+    "encoding:encode",
+    "passages and query sums to vectors",
+    spans_processes=True,
+  ),
   "augment": Stage("augmentation:augment", "add query sums, as a view"),
+  "tune-alpha": Stage("tuning:tune_alpha", "choose alpha by dev questions"),
+  "store info": Stage("store_tools:describe_store", "what a store holds"),
+  "store verify": Stage("store_tools:verify_store", "find what is damaged"),
+  "store export": Stage(
+    "store_export:export_store", "vectors for numpy, parquet or FAISS"
+  ),
+  "store import": Stage(
+    "store_import:import_vectors", "a store of vectors made elsewhere"
+  ),
   "index": Stage("indexing:build_index", "build a ScaNN or exact index"),
   "search": Stage("searching:search", "find passages for questions"),
   "evaluate": Stage("evaluation:evaluate", "score and compare runs"),
@@ -87,7 +106,7 @@ def gin_root() -> pathlib.Path:
 
 def run_file(stage: str) -> pathlib.Path:
   """The gin file that a stage begins with."""
-  return gin_root() / "runs" / f"{stage}.gin"
+  return gin_root() / "runs" / f"{stage.replace(' ', '_')}.gin"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -100,6 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.help:
       print(describe_stage(args.stage))
       return 0
+    if args.stage in ("encode", "search"):
+      keep_compiled_programs()
     _join_processes(args)
     run_stage(
       args.stage,
@@ -116,6 +137,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1
   except Stopped as stopped:
     print(f"xqg: {str(stopped).splitlines()[0]}", file=sys.stderr)
+  except OSError as error:
+    if error.errno not in _NO_ROOM:
+      raise
+    what = f"{error.filename or 'a file'} cannot be written ({error.strerror})"
+    print(
+      f"xqg: error: {what}; make room and run the same command again",
+      file=sys.stderr,
+    )
+    return 2
   except KeyboardInterrupt:
     print("xqg: interrupted; the same command goes on", file=sys.stderr)
     return 130
@@ -129,7 +159,7 @@ def _parse_arguments(
     prog="xqg",
     description="Cross-lingual dense retrieval with generated queries.",
     epilog="stages:\n"
-    + "".join(f"  {n:<10}{s.summary}\n" for n, s in STAGES.items())
+    + "".join(f"  {n:<14}{s.summary}\n" for n, s in STAGES.items())
     + f"\n{EPILOG}",
     formatter_class=argparse.RawDescriptionHelpFormatter,
     add_help=False,
@@ -146,7 +176,7 @@ def _parse_arguments(
     "--gin_search_paths", default="", help="folders for gin files, by comma"
   )
   together = parser.add_argument_group(
-    "several hosts (train; the same command on each)"
+    "several hosts (train, generate, encode; the same command on each)"
   )
   together.add_argument(
     "--distributed",
@@ -162,8 +192,18 @@ def _parse_arguments(
   if not arguments or arguments[0] in ("-h", "--help"):
     parser.print_help()
     raise SystemExit(0)
-  args, rest = parser.parse_known_args(arguments)
+  args, rest = parser.parse_known_args(_join_verb(arguments))
   return args, dict(_parse_binding(flag) for flag in rest)
+
+
+def _join_verb(arguments: Sequence[str]) -> list[str]:
+  """Makes one verb of two words, as in `xqg store info`.
+
+  >>> _join_verb(["store", "info", "--gin.STORE=s"])
+  ['store info', '--gin.STORE=s']
+  """
+  verb = " ".join(arguments[:2])
+  return [verb, *arguments[2:]] if verb in STAGES else list(arguments)
 
 
 def _join_processes(args: argparse.Namespace) -> None:
@@ -241,8 +281,10 @@ def run_stage(
   result = gin.get_configurable(STAGES[stage].load())()
   output_dir = _macro_value("OUTPUT_DIR") or _macro_value("MODEL_DIR")
   if output_dir and _is_first_process(stage):
-    path = pathlib.Path(output_dir) / OPERATIVE_CONFIG
-    write_text(path, gin.operative_config_str())
+    from xqg_jax.locations import Location
+
+    path = Location.of(output_dir) / OPERATIVE_CONFIG
+    path.write_bytes(gin.operative_config_str().encode())
   return result
 
 

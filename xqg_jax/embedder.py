@@ -7,6 +7,7 @@ of single queries therefore never leave the device.
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int, Int32
 
 from xqg_jax import sharding
+from xqg_jax.idle_time import IdleMeter
 from xqg_jax.models.dual_encoder import (
   DualEncoder,
   DualEncoderConfig,
@@ -220,9 +222,11 @@ class Embedder:
   ):
     """Puts the parameters on `devices` (all local ones when absent)."""
     self.encoder = encoder
+    # Of several processes each encodes on its own.
+    devices = jax.local_devices() if devices is None else devices
     self.mesh = sharding.make_mesh(devices=devices)
     self._params = jax.device_put(
-      encoder.params, sharding.replicated(self.mesh)
+      _round_kernels(encoder), sharding.replicated(self.mesh)
     )
     # Programs are kept for the next Embedder, but not these parameters.
     embed = dataclasses.replace(encoder, params={}).embed
@@ -234,6 +238,7 @@ class Embedder:
     *,
     num_targets: int,
     on_batch: Callable[[], object] = lambda: None,
+    idle: IdleMeter | None = None,
   ) -> Float32[Array, "targets dim"]:
     """Embeds batches and sums their texts by target.
 
@@ -241,6 +246,7 @@ class Embedder:
       batches: what `make_batches` returned.
       num_targets: rows of the result.
       on_batch: called for each batch, about when it is done.
+      idle: measures how long the devices wait for batches.
 
     Returns:
       The sums, on the device; the last batches may still be under way.
@@ -249,7 +255,10 @@ class Embedder:
     sums = jax.device_put(zeros, sharding.replicated(self.mesh))
     in_flight: list[Array] = []
     for batch in batches:
+      begun = time.perf_counter()
       sums, done = self._add(sums, batch)
+      if idle is not None:
+        idle.watch(begun, done, batch.rows.segment_ids)
       in_flight.append(done)
       # The device always has work, and the host never runs far ahead.
       if len(in_flight) > _MAX_IN_FLIGHT:
@@ -265,3 +274,22 @@ class Embedder:
     # Encoders that share their parameters share their programs, too.
     side = self.encoder.config.to_side(batch.side)
     return add_batch(self._model, side, self._params, sums, *by_row, targets)
+
+
+def _round_kernels(encoder: DualEncoder) -> Any:
+  """The parameters, with the kernels that products would round each time.
+
+  A transformer that computes in bfloat16 rounds its kernels before each
+  product; rounded once, they give the same vectors from half the memory.
+  """
+  dtype = jnp.dtype(encoder.module.dtype)
+
+  def convert(path: Sequence[Any], value: Any) -> Any:
+    names = [key.key for key in path]
+    if names[-1] != "kernel" or "encoder" not in names:
+      return value
+    return jnp.asarray(value).astype(dtype)
+
+  if dtype == jnp.float32:
+    return encoder.params
+  return jax.tree.map_with_path(convert, dict(encoder.params))

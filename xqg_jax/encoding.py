@@ -6,7 +6,6 @@ interrupted or not.
 """
 
 import dataclasses
-import functools
 import itertools
 import os
 import pathlib
@@ -26,18 +25,16 @@ from xqg_jax.embedder import (
 )
 from xqg_jax.encoding_job import EncodingJob, make_groups
 from xqg_jax.errors import InputError
-from xqg_jax.files import (
-  RUN_FILE,
-  claim_output_dir,
-  lock_folder,
-  sha256_file,
-)
+from xqg_jax.files import RUN_FILE, sha256_file
+from xqg_jax.locations import Location
 from xqg_jax.models.dual_encoder import (
   DualEncoder,
   DualEncoderConfig,
   Side,
 )
+from xqg_jax.output_folders import claim_location, claim_together
 from xqg_jax.prefetching import prefetch
+from xqg_jax.processes import is_first_process
 from xqg_jax.records import list_shards
 from xqg_jax.shards import DTYPES
 from xqg_jax.store import (
@@ -46,6 +43,7 @@ from xqg_jax.store import (
   write_manifest,
 )
 
+COMPUTE_DTYPES = ("float32", "bfloat16")
 GROUPINGS = ((), ("language",), ("language", "rank"))
 _TEXTS_PER_CHUNK = 8192
 
@@ -136,6 +134,7 @@ def encode(
   encoder: DualEncoderConfig | None = None,
   group_queries_by: Sequence[str] = (),
   dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+  compute_dtype: Literal["float32", "bfloat16"] = "float32",
   shard_size: int = 8192,
   row_lengths: Sequence[int] | None = None,
   tokens_per_batch: int | None = None,
@@ -143,18 +142,21 @@ def encode(
   """Encodes passages, and the sums of their generated queries, into a store.
 
   An interrupted run goes on at the first shard that is missing or damaged; a
-  finished one is verified and opened.
+  finished one is verified and opened. Several processes (`--distributed`) each
+  make their own shards of one store, in a folder that all of them reach.
 
   Args:
     checkpoint_path: the dual encoder.
     passages: TSV or JSONL file.
-    output_dir: folder of the store.
+    output_dir: folder of the store, on disk or in a bucket (`gs://`).
     generated_queries: JSONL file, or folder of such, in any order and for any
       part of the passages; blank queries are left out.
     encoder: pooling, prefixes and lengths; the checkpoint's own when absent.
     group_queries_by: () keeps one sum per passage, ("language",) one per
       language, ("language", "rank") one per language and place in the list.
     dtype: of the vectors on disk; they are summed in float32.
+    compute_dtype: of the encoder's products and activations; "bfloat16" is
+      faster wherever the processor multiplies it.
     shard_size: passages in a shard.
     row_lengths: row lengths to pack into; chosen by platform when absent.
     tokens_per_batch: size of a batch; chosen by platform when absent.
@@ -166,51 +168,55 @@ def encode(
     InputError: bad input (the message names file and line), a damaged
       checkpoint, or an output folder that holds something else.
   """
-  group_by = _check_options(group_queries_by, dtype, shard_size)
+  group_by = _check_options(group_queries_by, dtype, compute_dtype, shard_size)
   inputs = _digest_inputs(passages, generated_queries)
-  model = load_dual_encoder(checkpoint_path, config=encoder)
-  folder = pathlib.Path(output_dir)
+  model = load_dual_encoder(
+    checkpoint_path, config=encoder, dtype=compute_dtype
+  )
+  described = _describe(model) | {"compute_dtype": compute_dtype}
+  folder = Location.of(output_dir)
   arguments = {
-    "encoder": _describe(model),
+    "encoder": described,
     "inputs": inputs,
     "group_queries_by": group_by,
     "dtype": dtype,
     "shard_size": shard_size,
   }
-  claim = functools.partial(
-    claim_output_dir, folder, stage="encode", arguments=arguments
-  )
-  if (folder / RUN_FILE).exists():
-    claim()
+  if (folder / RUN_FILE).read_bytes() is not None:
+    claim_location(folder, stage="encode", arguments=arguments)
     if (finished := _open_finished(folder)) is not None:
       return finished
   collection = scan_collection(passages, generated_queries)
-  claim()
-  job = EncodingJob(
-    folder=folder,
-    embedder=Embedder(model),
-    collection=collection,
-    groups=make_groups(collection, group_by),
-    shard_size=min(shard_size, collection.num_passages),
-    dtype=dtype,
-    row_lengths=row_lengths,
-    tokens_per_batch=tokens_per_batch,
-  )
-  with lock_folder(folder):
-    write_manifest(
-      folder,
-      shards=job.run(),
-      dim=model.dim,
+  with claim_together(folder, stage="encode", arguments=arguments):
+    job = EncodingJob(
+      folder=folder,
+      embedder=Embedder(model),
+      collection=collection,
+      groups=make_groups(collection, group_by),
+      shard_size=min(shard_size, collection.num_passages),
       dtype=dtype,
-      encoder=_describe(model),
-      groups=job.groups,
-      inputs=inputs,
+      row_lengths=row_lengths,
+      tokens_per_batch=tokens_per_batch,
     )
+    records = job.run()
+    if is_first_process():
+      write_manifest(
+        folder,
+        shards=records,
+        dim=model.dim,
+        dtype=dtype,
+        encoder=described,
+        groups=job.groups,
+        inputs=inputs,
+      )
   return open_store(folder)
 
 
 def _check_options(
-  group_queries_by: Sequence[str], dtype: str, shard_size: int
+  group_queries_by: Sequence[str],
+  dtype: str,
+  compute_dtype: str,
+  shard_size: int,
 ) -> tuple[str, ...]:
   group_by = tuple(group_queries_by)
   if group_by not in GROUPINGS:
@@ -221,6 +227,11 @@ def _check_options(
   if dtype not in DTYPES:
     raise InputError(
       f"unknown dtype {dtype!r}", mend=f"use one of {', '.join(DTYPES)}"
+    )
+  if compute_dtype not in COMPUTE_DTYPES:
+    raise InputError(
+      f"unknown compute_dtype {compute_dtype!r}",
+      mend=f"use one of {', '.join(COMPUTE_DTYPES)}",
     )
   if shard_size < 1:
     raise InputError(f"shard_size is {shard_size}", mend="use 1 or more")
@@ -243,7 +254,7 @@ def _digest_inputs(
   }
 
 
-def _open_finished(folder: pathlib.Path) -> EmbeddingStore | None:
+def _open_finished(folder: Location) -> EmbeddingStore | None:
   """The store in the folder if it is complete and undamaged."""
   try:
     store = open_store(folder)

@@ -5,10 +5,13 @@ import functools
 import itertools
 import pathlib
 import shutil
+import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 import tqdm
 from jaxtyping import Array, Float32, Int, Int32
@@ -20,9 +23,19 @@ from xqg_jax.embedder import (
   choose_rows_per_batch,
   make_batches,
 )
+from xqg_jax.errors import InputError
+from xqg_jax.idle_time import IdleMeter
+from xqg_jax.locations import Location
 from xqg_jax.models.dual_encoder import Side
 from xqg_jax.prefetching import prefetch
-from xqg_jax.shards import ShardArrays, read_shard_record, write_shard
+from xqg_jax.processes import is_first_process, wait_for_all
+from xqg_jax.shards import (
+  SHARD_FILE,
+  ShardArrays,
+  read_shard_record,
+  shard_name,
+  write_shard,
+)
 from xqg_jax.store import Group
 
 _SCRATCH_FOLDER = ".sorted_queries"
@@ -67,13 +80,14 @@ class EncodingJob:
   """Encodes the shards that a folder lacks.
 
   While the device works on one shard, a thread tokenises and packs the next
-  and another writes the last.
+  and another writes the last. Of several processes each makes the shards whose
+  number leaves its own when divided by their number.
 
   The device returns one array for a shard: its passages' vectors first, then
   the query sums of its first passage, of its second, ...
   """
 
-  folder: pathlib.Path
+  folder: Location
   embedder: Embedder
   collection: Collection
   groups: list[Group]
@@ -90,16 +104,38 @@ class EncodingJob:
   def run(self) -> list[dict[str, Any]]:
     """Returns the records of all shards, in order."""
     num_shards = -(-self.collection.num_passages // self.shard_size)
-    found = {i: read_shard_record(self.folder, i) for i in range(num_shards)}
+    own = range(jax.process_index(), num_shards, jax.process_count())
+    found = {i: read_shard_record(self.folder, i) for i in own}
     records = {i: record for i, record in found.items() if record is not None}
-    if len(records) < num_shards:
-      records |= self._encode_missing(records)
-    # A killed run may have left it.
-    shutil.rmtree(self.folder / _SCRATCH_FOLDER, ignore_errors=True)
-    return [records[i] for i in range(num_shards)]
+    if len(records) < len(own):
+      records |= self._encode_missing(records, own)
+    if self.folder.is_local:  # a killed run may have left it
+      shutil.rmtree(self.folder / self._scratch_name, ignore_errors=True)
+    wait_for_all(f"shards of {self.folder}")
+    # Each process has read or written its own; the first lists them all.
+    if is_first_process():
+      others = (i for i in range(num_shards) if i not in records)
+      records |= {i: self._read_record(i) for i in others}
+    return [records[i] for i in sorted(records)]
+
+  @property
+  def _scratch_name(self) -> str:
+    index = jax.process_index()
+    return f"{_SCRATCH_FOLDER}-{index}" if index else _SCRATCH_FOLDER
+
+  def _read_record(self, index: int) -> dict[str, Any]:
+    place = self.folder / shard_name(index) / SHARD_FILE
+    record = place.read_json()
+    if record is None:
+      raise InputError(
+        "another process should have written it",
+        where=place,
+        mend="give all processes an OUTPUT_DIR that they share",
+      )
+    return record
 
   def _encode_missing(
-    self, finished: Mapping[int, Mapping[str, Any]]
+    self, finished: Mapping[int, Mapping[str, Any]], own: range
   ) -> dict[int, dict[str, Any]]:
     records: dict[int, dict[str, Any]] = {}
     writing: tuple[int, Future] | None = None
@@ -107,16 +143,18 @@ class EncodingJob:
       tqdm.tqdm(
         desc="encode",
         unit=" passages",
-        total=self.collection.num_passages,
+        total=sum(map(self._count_rows, own)),
         initial=sum(record["rows"] for record in finished.values()),
       ) as progress,
       ThreadPoolExecutor(1) as writer,
+      IdleMeter() as idle,
     ):
-      for shard in prefetch(self._prepare_shards(finished)):
+      for shard in prefetch(self._prepare_shards(finished, own)):
         sums = self.embedder.sum_texts(
           shard.batches,
           num_targets=self.num_targets,
-          on_batch=_make_advance(progress, shard),
+          on_batch=_make_advance(progress, shard, idle),
+          idle=idle,
         )
         # The last shard is written while the device goes on with the next.
         if writing is not None:
@@ -124,10 +162,15 @@ class EncodingJob:
         writing = shard.index, writer.submit(self._write, shard, sums)
       if writing is not None:
         records[writing[0]] = writing[1].result()
+    print(f"encoded: {idle.describe()}", file=sys.stderr)
     return records
 
+  def _count_rows(self, index: int) -> int:
+    rest = self.collection.num_passages - index * self.shard_size
+    return min(self.shard_size, rest)
+
   def _prepare_shards(
-    self, finished: Mapping[int, Mapping[str, Any]]
+    self, finished: Mapping[int, Mapping[str, Any]], own: range
   ) -> Iterator[_Shard]:
     model = self.embedder.encoder
     lengths = [model.config.passage_length, model.config.query_length]
@@ -137,14 +180,16 @@ class EncodingJob:
       row_lengths=self.row_lengths,
       tokens_per_batch=self.tokens_per_batch,
     )
-    blocks = read_blocks(
-      self.collection,
-      block_size=self.shard_size,
-      scratch_dir=self.folder / _SCRATCH_FOLDER,
-    )
-    for block in blocks:
-      if block.index not in finished:
-        yield self._prepare(block, rows_per_batch)
+    with tempfile.TemporaryDirectory() as elsewhere:
+      folder = self.folder if self.folder.is_local else elsewhere
+      blocks = read_blocks(
+        self.collection,
+        block_size=self.shard_size,
+        scratch_dir=pathlib.Path(folder, self._scratch_name),
+      )
+      for block in blocks:
+        if block.index in own and block.index not in finished:
+          yield self._prepare(block, rows_per_batch)
 
   def _prepare(self, block: Block, rows_per_batch: Mapping[int, int]) -> _Shard:
     model = self.embedder.encoder
@@ -240,7 +285,9 @@ class EncodingJob:
     return write_shard(self.folder, shard.index, arrays, dtype=self.dtype)
 
 
-def _make_advance(progress: tqdm.tqdm, shard: _Shard) -> Callable[[], None]:
+def _make_advance(
+  progress: tqdm.tqdm, shard: _Shard, idle: IdleMeter
+) -> Callable[[], None]:
   """Moves the bar on by the shard's passages, spread over its batches."""
   num_passages, num_batches = len(shard.passage_ids), len(shard.batches)
   done = itertools.count(1)
@@ -248,6 +295,7 @@ def _make_advance(progress: tqdm.tqdm, shard: _Shard) -> Callable[[], None]:
   def advance() -> None:
     batch = next(done)
     before = num_passages * (batch - 1) // num_batches
+    progress.set_postfix_str(f"idle {idle.share:.1%}", refresh=False)
     progress.update(num_passages * batch // num_batches - before)
 
   return advance

@@ -8,7 +8,6 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from xqg_jax.augmentation import Augmentation
 from xqg_jax.comparison import Scores, compare_variants
 from xqg_jax.errors import InputError
 from xqg_jax.examples import choose_examples
@@ -19,6 +18,7 @@ from xqg_jax.files import (
   sha256_file,
   write_json,
 )
+from xqg_jax.fusion import Augmentation
 from xqg_jax.records import Passage, Question
 from xqg_jax.results import (
   EXAMPLES_FILE,
@@ -122,7 +122,7 @@ def evaluate(
     arguments={
       "inputs": sources,
       "settings": settings,
-      "augmentations": {n: dataclasses.asdict(a) for n, a in planned.items()},
+      "augmentations": {n: a.to_json() for n, a in planned.items()},
     },
   )
   if _holds_something(output_dir):
@@ -245,7 +245,7 @@ class _Results:
     )
     described = {
       v.name: {
-        "augmentation": v.augmentation and dataclasses.asdict(v.augmentation),
+        "augmentation": v.augmentation and v.augmentation.to_json(),
         "missing_questions": sum(
           not v.run.get(q.question_id) for q in inputs.questions
         ),

@@ -13,10 +13,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from xqg_jax.augmentation import Augmentation, get_weights, group_mask
 from xqg_jax.errors import InputError
+from xqg_jax.fusion import (
+  Augmentation,
+  Means,
+  get_weights,
+  group_weights,
+  measure_means,
+  sum_groups,
+)
 from xqg_jax.store import EmbeddingStore, StoreBlock
 
 BLOCK_SIZE = 65_536
@@ -39,6 +46,13 @@ class _Mixture(NamedTuple):
 
   passage: Float[np.ndarray, "variants rows"]
   query_sum: Float[np.ndarray, "variants rows"]
+
+
+class _Choice(NamedTuple):
+  """Which query sums a variant takes, and what it subtracts from passages."""
+
+  selection: Int[np.ndarray, " variants"]
+  mean_passage: Float[np.ndarray, "variants dim"]
 
 
 # --------------------------------------------------------------------- checks
@@ -186,7 +200,7 @@ def _update_variants(
   passages: Float[Array, "rows dim"],
   query_sums: Float[Array, "selections rows dim"],
   mixture: _Mixture,
-  selection: Int[Array, " variants"],
+  choice: _Choice,
   start: Int[Array, ""],
   num_valid: Int[Array, ""],
   *,
@@ -198,12 +212,14 @@ def _update_variants(
 
   # One variant after the other: only one [queries, rows] is alive at a time.
   def merge_one(variant):
-    one, of_passage, of_sum, selected = variant
-    similarity = of_passage * to_passages + of_sum * to_sums[selected]
+    one, of_passage, of_sum, (selected, mean) = variant
+    # Without its mean a passage scores less by what the mean would score.
+    passages_alone = to_passages - _dot(queries, mean[None])
+    similarity = of_passage * passages_alone + of_sum * to_sums[selected]
     return _merge(one, similarity, start, num_valid, k)
 
   return jax.lax.map(
-    merge_one, (best, mixture.passage, mixture.query_sum, selection)
+    merge_one, (best, mixture.passage, mixture.query_sum, choice)
   )
 
 
@@ -293,51 +309,74 @@ class _Variants:
   """Augmentations, at least one not None, and the query sums they need.
 
   Variants that add up the same columns of the store share one product.
+
+  Attributes:
+    augmentations: one a variant.
+    weights: of the store's query sums, one row a selection.
+    means: what a selection removes; None: nothing.
+    choice: by variant its selection, and what its passages are without.
   """
 
   augmentations: Sequence[Augmentation | None]
-  masks: Bool[np.ndarray, "selections groups"]
-  selection: Int[np.ndarray, " variants"]
+  weights: Sequence[Float[np.ndarray, " groups"]]
+  means: Sequence[Means | None]
+  choice: _Choice
 
   @classmethod
   def plan(
     cls, store: EmbeddingStore, augmentations: Sequence[Augmentation | None]
   ) -> "_Variants":
-    masks = [a and group_mask(store.groups, a) for a in augmentations]
-    some = next(mask for mask in masks if mask is not None)
-    # A variant without augmentation gives its sums no weight: any will do.
-    masks = [some if mask is None else mask for mask in masks]
-    unique, selection = np.unique(masks, axis=0, return_inverse=True)
-    return cls(augmentations, unique, selection.astype(np.int32))
+    keys: list[tuple[bytes, bool]] = []
+    weights: list[np.ndarray] = []
+    means: list[Means | None] = []
+    selection = np.zeros(len(augmentations), np.int32)
+    removed = np.zeros((len(augmentations), store.dim), np.float32)
+    for variant, augmentation in enumerate(augmentations):
+      if augmentation is None:
+        continue  # gives its sums no weight: any selection will do
+      factors = group_weights(store.groups, augmentation)
+      key = (factors.tobytes(), augmentation.remove_mean)
+      if key not in keys:
+        keys.append(key)
+        weights.append(factors)
+        means.append(measure_means(store, factors) if key[1] else None)
+      selection[variant] = keys.index(key)
+      if (found := means[selection[variant]]) is not None:
+        removed[variant] = found.passage
+    return cls(augmentations, weights, means, _Choice(selection, removed))
 
   def sum_queries(
     self, block: StoreBlock
-  ) -> Float[np.ndarray, "selections rows dim"]:
-    """One query sum of each passage for each selection of columns."""
-    # [rows, groups, dim] -> [selections, rows, dim]
-    return np.stack([block.query_sums[:, m].sum(axis=1) for m in self.masks])
+  ) -> tuple[Float[np.ndarray, "selections rows dim"], list[np.ndarray]]:
+    """Query sums and counts of each passage for each selection of columns."""
+    sums, counts = [], []
+    for weights, means in zip(self.weights, self.means, strict=True):
+      # [rows, groups, dim] -> [rows, dim]
+      query_sum, count = sum_groups(block, weights)
+      if means is not None:
+        query_sum = means.remove(block.passages, query_sum, count)[1]
+      sums.append(query_sum)
+      counts.append(count)
+    return np.stack(sums), counts
 
-  def mix(self, block: StoreBlock) -> _Mixture:
+  def mix(self, num_rows: int, counts: Sequence[np.ndarray]) -> _Mixture:
     """The weights that give each variant's score of each passage."""
     weights = [
-      self._get_weights(block, variant)
-      for variant in range(len(self.augmentations))
+      self._get_weights(num_rows, counts[selected], augmentation)
+      for selected, augmentation in zip(
+        self.choice.selection, self.augmentations, strict=True
+      )
     ]
     passage, query_sum = zip(*weights, strict=True)
     return _Mixture(np.stack(passage), np.stack(query_sum))
 
   def _get_weights(
-    self, block: StoreBlock, variant: int
+    self, num_rows: int, count: np.ndarray, augmentation: Augmentation | None
   ) -> tuple[np.ndarray, np.ndarray]:
-    augmentation = self.augmentations[variant]
     if augmentation is None:
-      rows = len(block.passages)
-      return np.ones(rows, np.float32), np.zeros(rows, np.float32)
-    mask = self.masks[self.selection[variant]]
+      return np.ones(num_rows, np.float32), np.zeros(num_rows, np.float32)
     return get_weights(
-      block.query_counts[:, mask].sum(axis=1),
-      reduction=augmentation.reduction,
-      alpha=augmentation.alpha,
+      count, reduction=augmentation.reduction, alpha=augmentation.alpha
     )
 
 
@@ -393,12 +432,13 @@ def _update_batches(
 ) -> list[_Best]:
   """Merges one block of the store into the best rows of all variants."""
   check_vectors(block.passages, "passage", first_row=block.start)
-  query_sums = variants.sum_queries(block)
+  query_sums, counts = variants.sum_queries(block)
   for sums in query_sums:
     check_vectors(sums, "query sum", first_row=block.start)
   passages = jnp.asarray(_pad_rows(block.passages, capacity))
   padded_sums = jnp.stack([_pad_rows(sums, capacity) for sums in query_sums])
-  mixture = _Mixture(*(_pad_rows(w.T, capacity).T for w in variants.mix(block)))
+  mixture = variants.mix(len(block.passages), counts)
+  mixture = _Mixture(*(_pad_rows(w.T, capacity).T for w in mixture))
   return [
     _update_variants(
       one,
@@ -406,7 +446,7 @@ def _update_batches(
       passages,
       padded_sums,
       mixture,
-      variants.selection,
+      variants.choice,
       np.int32(block.start),
       np.int32(len(block.passages)),
       k=k,

@@ -16,7 +16,6 @@ from xqg_jax.checkpoints import (
   load_query_generator,
 )
 from xqg_jax.checkpoints.folders import CONFIG_FILE, find_folder
-from xqg_jax.checkpoints.locations import is_url
 from xqg_jax.checkpoints.mirrors import mirror_folder
 from xqg_jax.checkpoints.steps import step_number
 from xqg_jax.checkpoints.t5x import open_t5x, read_t5x_step
@@ -24,6 +23,7 @@ from xqg_jax.checkpoints.t5x_adafactor import load_statistics
 from xqg_jax.checkpoints.t5x_export import export_t5x
 from xqg_jax.errors import InputError
 from xqg_jax.files import claim_output_dir, read_json, write_json
+from xqg_jax.locations import is_url
 from xqg_jax.models.dual_encoder import DualEncoderConfig
 
 MANIFEST_FILE = "manifest.json"

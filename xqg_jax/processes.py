@@ -13,6 +13,9 @@ import jax
 
 from xqg_jax.errors import InputError, NativeError
 
+# Processes may be a long way apart in their work.
+_WAIT_MILLISECONDS = 48 * 3_600_000
+
 _FLAGS = ("coordinator_address", "num_processes", "process_id")
 _MEND = (
   "give all of --coordinator_address=HOST:PORT, --num_processes=N and "
@@ -66,6 +69,19 @@ def join_processes(
 def is_first_process() -> bool:
   """Whether this process is the only one, or the first of several."""
   return not jax.distributed.is_initialized() or jax.process_index() == 0
+
+
+def wait_for_all(purpose: str) -> None:
+  """Waits until every process of the run is here; alone, goes on at once.
+
+  Args:
+    purpose: names the place; no two waits of a run have the same.
+  """
+  if jax.distributed.is_initialized() and jax.process_count() > 1:
+    from orbax.checkpoint import multihost
+
+    barrier = multihost.get_barrier_sync_fn()
+    barrier(key=f"xqg {purpose}", timeout_ms=_WAIT_MILLISECONDS)
 
 
 def check_all_joined() -> None:

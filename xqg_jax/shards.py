@@ -7,14 +7,14 @@
       passage_ids.txt   one id a line
       shard.json        rows and checksums
 
-A shard is written under a temporary name and renamed. Every array carries
-the SHA-256 of its values in C order.
+On disk a shard is written under a temporary name and renamed; in a bucket
+`shard.json` is written last, and without it there is no shard. Every array
+carries the SHA-256 of its values in C order.
 """
 
 import dataclasses
 import hashlib
-import pathlib
-import shutil
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +24,7 @@ import tensorstore
 from jaxtyping import Float, Int32
 
 from xqg_jax.errors import InputError
-from xqg_jax.files import atomic_path, read_json, sha256_file, write_json
+from xqg_jax.locations import CONTEXT, Location, cannot_write
 
 SHARD_FILE = "shard.json"
 IDS_FILE = "passage_ids.txt"
@@ -60,7 +60,7 @@ def shard_name(index: int) -> str:
 
 
 def write_shard(
-  folder: pathlib.Path, index: int, arrays: ShardArrays, *, dtype: str
+  folder: str | os.PathLike, index: int, arrays: ShardArrays, *, dtype: str
 ) -> dict[str, Any]:
   """Writes one shard, all of it or nothing.
 
@@ -75,7 +75,7 @@ def write_shard(
 
   Raises:
     InputError: a value that is not finite after rounding (the message names
-      the passage), or an id with a line break in it.
+      the passage), an id with a line break in it, or a full disk.
   """
   by_name = {
     "passages": _round(arrays.passages, arrays.passage_ids, dtype),
@@ -83,20 +83,23 @@ def write_shard(
     "query_counts": arrays.query_counts,
   }
   by_name = {name: a for name, a in by_name.items() if a is not None}
-  name = shard_name(index)
-  shutil.rmtree(folder / name, ignore_errors=True)  # a damaged one
-  with atomic_path(folder / name) as partial:
-    for array_name, array in by_name.items():
-      _write_array(partial / array_name, array)
-    _write_ids(partial / IDS_FILE, arrays.passage_ids)
-    digests = {n: _array_digest(a) for n, a in by_name.items()}
-    digests["passage_ids"] = sha256_file(partial / IDS_FILE)
-    record = {
-      "name": name,
-      "rows": len(arrays.passage_ids),
-      "sha256": digests,
-    }
-    write_json(partial / SHARD_FILE, record)
+  ids = _join_ids(arrays.passage_ids)
+  digests = {name: _array_digest(a) for name, a in by_name.items()}
+  digests["passage_ids"] = hashlib.sha256(ids).hexdigest()
+  record = {
+    "name": shard_name(index),
+    "rows": len(arrays.passage_ids),
+    "sha256": digests,
+  }
+  target = Location.of(folder) / record["name"]
+  try:
+    with target.replace() as place:
+      for name, array in by_name.items():
+        _write_array(place / name, array)
+      (place / IDS_FILE).write_bytes(ids)
+      (place / SHARD_FILE).write_json(record)
+  except OSError as error:
+    raise cannot_write(target, error) from None
   return record
 
 
@@ -120,14 +123,14 @@ def _round(
   return rounded
 
 
-def _write_ids(path: pathlib.Path, passage_ids: Sequence[str]) -> None:
+def _join_ids(passage_ids: Sequence[str]) -> bytes:
   for passage_id in passage_ids:
     if not passage_id or "\n" in passage_id or "\r" in passage_id:
       raise InputError(
         f"passage id {passage_id!r} is empty or has a line break in it",
         mend="give the passage an id of one line",
       )
-  path.write_text("".join(f"{i}\n" for i in passage_ids), encoding="utf-8")
+  return "".join(f"{i}\n" for i in passage_ids).encode()
 
 
 # --------------------------------------------------------------------- arrays
@@ -138,7 +141,7 @@ def _array_digest(array: np.ndarray) -> str:
   return hashlib.sha256(flat.view(np.uint8)).hexdigest()
 
 
-def _write_array(path: pathlib.Path, array: np.ndarray) -> None:
+def _write_array(place: Location, array: np.ndarray) -> None:
   row_bytes = array.nbytes // len(array)
   rows = min(len(array), max(1, _CHUNK_BYTES // row_bytes))
   metadata = {
@@ -150,57 +153,55 @@ def _write_array(path: pathlib.Path, array: np.ndarray) -> None:
     },
     "codecs": [{"name": "bytes", "configuration": {"endian": "little"}}],
   }
-  spec = {**_array_spec(path), "metadata": metadata}
+  spec = {**_array_spec(place), "metadata": metadata}
   try:
-    tensorstore.open(spec, create=True).result().write(array).result()
+    opened = tensorstore.open(spec, create=True, context=CONTEXT).result()
+    opened.write(array).result()
   except ValueError as error:  # what TensorStore raises for a full disk
-    raise InputError(
-      f"cannot be written ({error})",
-      where=path,
-      mend="make room and run the same command again",
-    ) from None
+    raise cannot_write(place, error) from None
 
 
-def _array_spec(path: pathlib.Path) -> dict[str, Any]:
-  kvstore = {"driver": "file", "path": str(path)}
-  return {"driver": "zarr3", "kvstore": kvstore}
+def _array_spec(place: Location) -> dict[str, Any]:
+  return {"driver": "zarr3", "kvstore": place.kvstore()}
 
 
-def read_array(path: pathlib.Path) -> np.ndarray:
+def read_array(place: Location) -> np.ndarray:
   """Reads an array without comparing its checksum.
 
   Raises:
     InputError: the array is missing or cut off.
   """
   try:
-    array = tensorstore.open(_array_spec(path), open=True, read=True).result()
+    array = tensorstore.open(
+      _array_spec(place), open=True, read=True, context=CONTEXT
+    ).result()
     return array.read().result()
   except ValueError as error:  # what TensorStore raises for damaged files
-    raise _damaged(path, f"cannot be read ({error})") from None
+    raise _damaged(place, f"cannot be read ({error})") from None
 
 
-def _damaged(path: pathlib.Path, what: str) -> InputError:
+def _damaged(where: Location, what: str) -> InputError:
   return InputError(
-    what, where=path, mend="run the same encode command again to mend it"
+    what, where=where, mend="run the same encode command again to mend it"
   )
 
 
 def read_shard_record(
-  folder: pathlib.Path, index: int
+  folder: str | os.PathLike, index: int
 ) -> dict[str, Any] | None:
   """The record of a finished, undamaged shard; None where there is none."""
-  shard = folder / shard_name(index)
-  if not shard.exists():
-    return None
+  folder = Location.of(folder)
   try:
-    record = read_json(shard / SHARD_FILE)
+    record = (folder / shard_name(index) / SHARD_FILE).read_json()
+    if record is None:
+      return None
     check_shard(folder, record)
   except (InputError, KeyError, TypeError):
     return None
   return record
 
 
-def check_shard(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
+def check_shard(folder: Location, record: Mapping[str, Any]) -> None:
   """Reads everything in a shard and compares the checksums.
 
   Raises:
@@ -210,21 +211,23 @@ def check_shard(folder: pathlib.Path, record: Mapping[str, Any]) -> None:
     read_checked(folder, record, name)
 
 
-def read_checked(
-  folder: pathlib.Path, record: Mapping[str, Any], name: str
-) -> Any:
+def read_checked(folder: Location, record: Mapping[str, Any], name: str) -> Any:
   """Reads one array, or the ids, of a shard and compares its checksum.
 
   Raises:
     InputError: the array is missing or damaged.
   """
-  path = folder / record["name"] / name
+  place = folder / record["name"] / name
   if name == "passage_ids":
-    path = path.with_name(IDS_FILE)
-    if not path.exists() or sha256_file(path) != record["sha256"][name]:
-      raise _damaged(path, "is missing or differs from its checksum")
-    return path.read_text(encoding="utf-8").split("\n")[:-1]
-  array = read_array(path)
+    return _read_ids(folder / record["name"] / IDS_FILE, record)
+  array = read_array(place)
   if _array_digest(array) != record["sha256"][name]:
-    raise _damaged(path, "differs from its checksum")
+    raise _damaged(place, "differs from its checksum")
   return array
+
+
+def _read_ids(file: Location, record: Mapping[str, Any]) -> list[str]:
+  content = file.read_bytes() or b""
+  if hashlib.sha256(content).hexdigest() != record["sha256"]["passage_ids"]:
+    raise _damaged(file, "is missing or differs from its checksum")
+  return content.decode().split("\n")[:-1]

@@ -8,7 +8,7 @@ the first time.
 
 import dataclasses
 import functools
-import pathlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +16,8 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from xqg_jax.errors import InputError
-from xqg_jax.files import fingerprint, read_json, write_json
+from xqg_jax.files import fingerprint
+from xqg_jax.locations import Location
 from xqg_jax.prefetching import prefetch
 from xqg_jax.shards import check_shard, read_array, read_checked
 
@@ -40,7 +41,7 @@ class StoreBlock:
 
 
 def write_manifest(
-  folder: pathlib.Path,
+  folder: str | os.PathLike,
   *,
   shards: Sequence[Mapping[str, Any]],
   dim: int,
@@ -70,7 +71,7 @@ def write_manifest(
     "inputs": dict(inputs),
     "shards": [dict(shard) for shard in shards],
   }
-  write_json(folder / MANIFEST_FILE, manifest)
+  (Location.of(folder) / MANIFEST_FILE).write_json(manifest)
 
 
 # -------------------------------------------------------------------- reading
@@ -81,11 +82,11 @@ class EmbeddingStore:
   """A finished store, opened lazily.
 
   Attributes:
-    path: its folder.
+    path: its folder, on disk or in a bucket.
     manifest: contents of `manifest.json`.
   """
 
-  path: pathlib.Path
+  path: Location
   manifest: Mapping[str, Any]
 
   @property
@@ -209,27 +210,30 @@ def _concatenate(parts: Sequence[list[np.ndarray]]) -> list[np.ndarray]:
   return [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
 
 
-def open_store(path: str | pathlib.Path) -> EmbeddingStore:
+def open_store(path: str | os.PathLike) -> EmbeddingStore:
   """Opens a store: reads its manifest, and nothing else yet.
+
+  Args:
+    path: its folder, on disk or in a bucket (`gs://`).
 
   Raises:
     InputError: no folder, no finished store in it, or one of another format.
   """
-  path = pathlib.Path(path)
-  if not path.is_dir():
-    raise InputError("no such folder", where=path, mend="check the path")
-  if not (path / MANIFEST_FILE).exists():
+  folder = Location.of(path)
+  manifest = (folder / MANIFEST_FILE).read_json()
+  if manifest is None and not folder.list_names():
+    raise InputError("no such folder", where=folder, mend="check the path")
+  if manifest is None:
     raise InputError(
       "no finished embedding store here (manifest.json is missing)",
-      where=path,
+      where=folder,
       mend="run the same encode command again to finish it",
     )
-  manifest = read_json(path / MANIFEST_FILE)
   if manifest.get("format_version") != FORMAT_VERSION:
     raise InputError(
       "not an embedding store of format version "
       f"{FORMAT_VERSION} (found {manifest.get('format_version')!r})",
-      where=path / MANIFEST_FILE,
+      where=folder / MANIFEST_FILE,
       mend="encode again with this version",
     )
-  return EmbeddingStore(path, manifest)
+  return EmbeddingStore(folder, manifest)

@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from xqg_jax.augmentation import Augmentation, open_view
+from xqg_jax.augmentation import open_view
 from xqg_jax.errors import InputError
 from xqg_jax.exact_search import score_variants
 from xqg_jax.files import read_json, read_lines, sha256_file
+from xqg_jax.fusion import Augmentation
 from xqg_jax.records import Passage, Question, read_passages
 from xqg_jax.runs import Run, read_predictions, read_run
 
@@ -158,6 +159,9 @@ def describe_augmentation(augmentation: Augmentation | None) -> str:
     words.append("+".join(augmentation.languages))
   if augmentation.num_queries is not None:
     words.append(f"{augmentation.num_queries}q")
+  words += [f"{code}x{w:g}" for code, w in augmentation.language_weights]
+  if augmentation.remove_mean:
+    words.append("centred")
   return " ".join(words)
 
 

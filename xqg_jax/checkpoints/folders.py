@@ -22,7 +22,7 @@ from xqg_jax.checkpoints.steps import find_checkpoint
 from xqg_jax.checkpoints.tensors import SAFETENSORS_FILE, find_hf_weights
 from xqg_jax.errors import InputError
 from xqg_jax.files import write_json
-from xqg_jax.checkpoints.locations import Location, is_url
+from xqg_jax.locations import Location, is_url
 from xqg_jax.models.dual_encoder import SIDES, DualEncoderConfig, side_name
 from xqg_jax.tokenizers import Tokenizer
 

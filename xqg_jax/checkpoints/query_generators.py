@@ -31,7 +31,7 @@ from xqg_jax.checkpoints.tensors import (
 )
 from xqg_jax.errors import InputError
 from xqg_jax.files import fingerprint, read_json
-from xqg_jax.checkpoints.locations import is_url
+from xqg_jax.locations import is_url
 from xqg_jax.models import t5
 from xqg_jax.models.parameters import (
   param_axes,

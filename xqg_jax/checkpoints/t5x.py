@@ -9,7 +9,6 @@ from typing import Any
 
 from flax import traverse_util
 
-from xqg_jax.checkpoints.locations import Location, is_url
 from xqg_jax.checkpoints.placement import place_on
 from xqg_jax.checkpoints.steps import STEP_FOLDER
 from xqg_jax.checkpoints.t5x_layouts import (
@@ -19,6 +18,7 @@ from xqg_jax.checkpoints.t5x_layouts import (
   open_t5x_step,
 )
 from xqg_jax.errors import InputError
+from xqg_jax.locations import Location, is_url
 from xqg_jax.models import t5
 from xqg_jax.models.parameters import param_shapes
 from xqg_jax.sentencepiece_model import read_sentencepiece

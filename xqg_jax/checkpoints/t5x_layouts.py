@@ -20,8 +20,8 @@ import tensorstore as ts
 from flax import traverse_util
 from jaxtyping import Float
 
-from xqg_jax.checkpoints.locations import CONTEXT, Location
 from xqg_jax.errors import InputError
+from xqg_jax.locations import CONTEXT, Location
 
 CLASSIC_FILE = "checkpoint"
 ORBAX_ITEM = "state"

@@ -1,18 +1,23 @@
-"""Folders of checkpoints on disk or in a bucket, read by TensorStore.
+"""Files and folders on disk or in a bucket, by way of TensorStore.
 
-TensorStore reads `gs://` and `s3://` by itself, so buckets need no further
-package.
+TensorStore reads and writes `gs://` and `s3://` by itself, so buckets need no
+further package.
 """
 
+import contextlib
 import dataclasses
+import json
 import os
 import pathlib
 import re
+import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import tensorstore as ts
 
 from xqg_jax.errors import InputError
+from xqg_jax.files import atomic_path
 
 # One for all reads: arrays opened with it share connections and limits.
 CONTEXT = ts.Context({"file_io_concurrency": {"limit": 64}})
@@ -37,10 +42,8 @@ class Location:
   path: str
 
   @classmethod
-  def of(cls, path: "str | os.PathLike | Location") -> "Location":
+  def of(cls, path: str | os.PathLike) -> "Location":
     """Takes a path as users write it: relative, absolute, or a URL."""
-    if isinstance(path, Location):
-      return path
     text = os.fspath(path)
     if text.startswith("file://"):
       text = text.removeprefix("file://")
@@ -64,6 +67,14 @@ class Location:
   def parent(self) -> "Location":
     """The folder around it."""
     return Location(self.path.rpartition("/")[0])
+
+  def __fspath__(self) -> str:
+    return self.path
+
+  @property
+  def is_local(self) -> bool:
+    """Whether it is a path of this machine."""
+    return not is_url(self.path)
 
   def kvstore(self) -> dict[str, Any]:
     """TensorStore's specification of this folder.
@@ -100,7 +111,7 @@ class Location:
     Raises:
       InputError: there is something that cannot be read.
     """
-    if not is_url(self.path) and not pathlib.Path(self.path).is_file():
+    if self.is_local and not pathlib.Path(self.path).is_file():
       return None
     try:
       found = self.parent._open().read(self.name).result()
@@ -114,8 +125,72 @@ class Location:
 
   def list_names(self) -> list[str]:
     """Names of the files and folders in a folder; none if there is none."""
-    if not is_url(self.path):
+    if self.is_local:
       folder = pathlib.Path(self.path)
       return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
     keys = self._open().list().result()
     return sorted({key.decode().partition("/")[0] for key in keys})
+
+  def read_json(self) -> Any:
+    """The content of a JSON file, or None where there is none.
+
+    Raises:
+      InputError: it is not JSON.
+    """
+    content = self.read_bytes()
+    try:
+      return None if content is None else json.loads(content)
+    except ValueError as error:
+      raise InputError(
+        f"not valid JSON ({error})", where=self, mend="write it again"
+      ) from None
+
+  def write_bytes(self, content: bytes) -> None:
+    """Writes a file, all of it or nothing.
+
+    Raises:
+      InputError: it cannot be written, as on a full disk.
+    """
+    try:
+      if self.is_local:
+        with atomic_path(self.path) as partial:
+          partial.write_bytes(content)
+      else:
+        self.parent._open().write(self.name, content).result()
+    except (ValueError, OSError) as error:
+      raise cannot_write(self, error) from None
+
+  def write_json(self, value: Any) -> None:
+    """Writes JSON as `files.write_json` does."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    self.write_bytes(f"{text}\n".encode())
+
+  def delete(self) -> None:
+    """Deletes a folder with all that is in it, if it is there."""
+    if self.is_local:
+      shutil.rmtree(self.path, ignore_errors=True)
+    else:
+      self._open().delete_range(ts.KvStore.KeyRange()).result()
+
+  @contextlib.contextmanager
+  def replace(self) -> Iterator["Location"]:
+    """Yields where to write a folder that shall be here when it is whole.
+
+    A bucket cannot rename: there it is written in place, and what is written
+    last has to tell that it is whole.
+    """
+    self.delete()
+    if not self.is_local:
+      yield self
+      return
+    with atomic_path(self.path) as partial:
+      yield Location.of(partial)
+
+
+def cannot_write(where: object, error: Exception) -> InputError:
+  """The error of a write that failed, most often of a full disk."""
+  return InputError(
+    f"cannot be written ({str(error).splitlines()[0]})",
+    where=where,
+    mend="make room and run the same command again",
+  )

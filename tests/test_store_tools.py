@@ -1,0 +1,225 @@
+"""`xqg store`: verified, described, exported, imported; stores in buckets."""
+
+import json
+import pickle
+import struct
+
+import numpy as np
+import pytest
+from test_store import DIM, GROUPS, flip_bit, make_arrays, write_store
+
+from xqg_jax import store
+from xqg_jax.augmentation import augment, open_view
+from xqg_jax.errors import InputError
+from xqg_jax.store_export import export_store
+from xqg_jax.store_import import import_vectors
+from xqg_jax.store_tools import describe_store, verify_store
+
+PARTS = [make_arrays(4), make_arrays(3, seed=1)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+  write_store(tmp_path / "store", PARTS)
+  return tmp_path / "store"
+
+
+def read_all(path):
+  return np.concatenate([vectors for _, vectors in open_view(path).blocks(3)])
+
+
+# ------------------------------------------------------------ verify and info
+
+
+def test_verify_names_every_damaged_part(folder, capsys):
+  verify_store(store=folder)
+  assert "7 passages, all sound" in capsys.readouterr().out
+  for shard in ("shard-00000", "shard-00001"):
+    flip_bit(folder / shard / "passages" / "c" / "0" / "0")
+  with pytest.raises(InputError, match=r"2 damaged parts.*shard-00000/passag"):
+    verify_store(store=folder)
+  told = capsys.readouterr().err
+  assert "shard-00000/passages: differs from its checksum" in told
+  assert "shard-00001/passages: differs from its checksum" in told
+
+
+def test_verify_counts_rows(folder):
+  manifest = json.loads((folder / "manifest.json").read_text())
+  manifest["shards"][1]["rows"] = 5
+  (folder / "manifest.json").write_text(json.dumps(manifest))
+  with pytest.raises(InputError, match="3 rows instead of 5"):
+    verify_store(store=folder)
+
+
+def test_info(folder, capsys):
+  described = describe_store(store=folder)
+  assert described["num_passages"] == 7
+  assert described["num_shards"] == 2
+  assert described["vector_bytes"] == 7 * 3 * DIM * 4
+  told = capsys.readouterr().out
+  assert "504 bytes" in told
+  assert "ar; fi" in told
+
+
+# --------------------------------------------------------------------- export
+
+
+def test_numpy(folder, tmp_path):
+  out = export_store(store=folder, output_dir=tmp_path / "out")
+  vectors = np.load(out / "embeddings.npy", allow_pickle=False)
+  assert vectors.dtype == np.float32
+  np.testing.assert_array_equal(vectors, read_all(folder))
+  ids = (out / "passage_ids.txt").read_text().splitlines()
+  assert ids == store.open_store(folder).passage_ids
+
+
+def test_views_are_exported_augmented(folder, tmp_path):
+  augment(
+    store=folder, output_dir=tmp_path / "view", reduction="mean", alpha=0.3
+  )
+  export_store(store=tmp_path / "view", output_dir=tmp_path / "out")
+  vectors = np.load(tmp_path / "out" / "embeddings.npy", allow_pickle=False)
+  np.testing.assert_array_equal(vectors, read_all(tmp_path / "view"))
+  assert np.abs(vectors - read_all(folder)).max() > 0.01
+
+
+def test_faiss(folder, tmp_path):
+  export_store(store=folder, output_dir=tmp_path / "out", format="faiss")
+  content = (tmp_path / "out" / "embeddings.faiss").read_bytes()
+  name, dim, count = struct.unpack_from("<4siq", content)
+  assert (name, dim, count) == (b"IxFI", DIM, 7)
+  flat = np.frombuffer(content[-7 * DIM * 4 :], np.float32)
+  np.testing.assert_array_equal(flat.reshape(7, DIM), read_all(folder))
+
+
+def test_faiss_opens_it(folder, tmp_path):
+  faiss = pytest.importorskip("faiss")
+  export_store(store=folder, output_dir=tmp_path / "out", format="faiss")
+  index = faiss.read_index(str(tmp_path / "out" / "embeddings.faiss"))
+  vectors = read_all(folder)
+  scores, rows = index.search(vectors[:2], 3)
+  expected = vectors[:2] @ vectors.T
+  np.testing.assert_array_equal(rows, np.argsort(-expected)[:, :3])
+  np.testing.assert_allclose(scores, -np.sort(-expected)[:, :3], rtol=1e-5)
+
+
+def test_parquet_there_and_back(folder, tmp_path):
+  pytest.importorskip("pyarrow")
+  export_store(store=folder, output_dir=tmp_path / "out", format="parquet")
+  again = import_vectors(
+    vectors=tmp_path / "out", output_dir=tmp_path / "again", shard_size=2
+  )
+  assert [s["rows"] for s in again.manifest["shards"]] == [2, 2, 2, 1]
+  assert again.passage_ids == store.open_store(folder).passage_ids
+  np.testing.assert_array_equal(read_all(tmp_path / "again"), read_all(folder))
+  with pytest.raises(InputError, match=r"no column 'vector'"):
+    import_vectors(
+      vectors=tmp_path / "out",
+      output_dir=tmp_path / "other",
+      vector_column="vector",
+    )
+
+
+def test_export_of_a_damaged_store_leaves_no_vectors(folder, tmp_path):
+  flip_bit(folder / "shard-00001" / "passages" / "c" / "0" / "0")
+  with pytest.raises(InputError, match="differs from its checksum"):
+    export_store(store=folder, output_dir=tmp_path / "out")
+  assert [p.name for p in (tmp_path / "out").iterdir()] == ["run.json"]
+
+
+# --------------------------------------------------------------------- import
+
+
+def write_vectors(folder, vectors, ids):
+  np.save(folder / "vectors.npy", vectors)
+  (folder / "ids.txt").write_text("".join(f"{i}\n" for i in ids))
+  return {
+    "vectors": folder / "vectors.npy",
+    "passage_ids": folder / "ids.txt",
+    "output_dir": folder / "imported",
+  }
+
+
+def test_numpy_in(tmp_path):
+  vectors = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float16)
+  given = write_vectors(tmp_path, vectors, "abcde")
+  opened = import_vectors(**given, shard_size=2)
+  assert opened.passage_ids == list("abcde")
+  assert (opened.dim, opened.encoder_fingerprint) == (3, "unknown")
+  np.testing.assert_array_equal(read_all(tmp_path / "imported"), vectors)
+  verify_store(store=tmp_path / "imported")
+
+
+@pytest.mark.parametrize(
+  ("vectors", "ids", "message"),
+  [
+    (np.ones((2, 3)), "abc", "3 ids for 2 vectors"),
+    (np.ones((2, 3)), "aa", "'a' stands twice"),
+    (np.ones(3), "abc", "is no list of vectors"),
+    (np.ones((2, 3), int), "ab", "int64 is no list of vectors"),
+    (np.array([[1.0], [np.nan]]), "ab", "passage 'b' is not finite"),
+    (np.array([[None]], object), "a", "cannot be read"),
+  ],
+)
+def test_bad_vectors(tmp_path, vectors, ids, message):
+  given = write_vectors(tmp_path, vectors, ids)
+  with pytest.raises(InputError, match=message):
+    import_vectors(**given)
+  assert not (tmp_path / "imported" / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("name", ["corpus.pkl", "corpus", "corpus.npy"])
+def test_pickles_are_refused_and_a_safe_way_told(tmp_path, name):
+  class Trap:
+    def __reduce__(self):
+      return (open, (str(tmp_path / "sprung"), "w"))
+
+  (tmp_path / name).write_bytes(pickle.dumps(Trap()))
+  with pytest.raises(InputError, match=r"pickle.*numpy\.save") as error:
+    import_vectors(vectors=tmp_path / name, output_dir=tmp_path / "out")
+  assert "\n" not in str(error.value)
+  assert not (tmp_path / "sprung").exists()
+  assert not (tmp_path / "out").exists()
+
+
+# -------------------------------------------------------------------- buckets
+
+
+def test_a_store_in_a_bucket(tmp_path):
+  from xqg_jax.locations import Location
+  from xqg_jax.shards import read_shard_record, write_shard
+
+  bucket = Location.of("memory://bucket/store")
+  records = [
+    write_shard(bucket, i, part, dtype="float32")
+    for i, part in enumerate(PARTS)
+  ]
+  store.write_manifest(
+    bucket,
+    shards=records,
+    dim=DIM,
+    dtype="float32",
+    encoder={"fingerprint": "e"},
+    groups=GROUPS,
+    inputs={},
+  )
+  opened = store.open_store("memory://bucket/store")
+  verify_store(store="memory://bucket/store")
+  expected = np.concatenate([part.passages for part in PARTS])
+  (block,) = opened.blocks(10)
+  np.testing.assert_array_equal(block.passages, expected)
+  augment(
+    store="memory://bucket/store",
+    output_dir=tmp_path / "view",
+    reduction="mean",
+  )
+  assert open_view(tmp_path / "view").num_passages == 7
+  # Without its record a shard is not there, as after a kill.
+  damaged = bucket / "shard-00001" / "passage_ids.txt"
+  damaged.write_bytes(b"x\n")
+  assert read_shard_record(bucket, 1) is None
+  assert read_shard_record(bucket, 0) == records[0]
+  with pytest.raises(InputError, match=r"passage_ids.txt: is missing or diff"):
+    opened.verify()
+  with pytest.raises(InputError, match="no such folder"):
+    store.open_store("memory://bucket/nothing")

@@ -1,0 +1,37 @@
+"""Compiled programs, kept on disk from one run to the next."""
+
+import hashlib
+import os
+import pathlib
+import platform
+import sys
+
+_VARIABLE = "JAX_COMPILATION_CACHE_DIR"
+
+
+def keep_compiled_programs() -> bool:
+  """Has JAX keep what takes over a second to compile; call it before JAX loads.
+
+  `JAX_COMPILATION_CACHE_DIR` goes before the folder chosen here, which is
+  another for each kind of processor: machine code of one may not run on others.
+
+  Returns:
+    Whether it is in time.
+  """
+  if "jax" in sys.modules:
+    return False
+  home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+  folder = pathlib.Path(home).expanduser() / "xqg_jax" / _name_processor()
+  os.environ.setdefault(_VARIABLE, str(folder))
+  return True
+
+
+def _name_processor() -> str:
+  """A name that processors with other instructions do not have."""
+  described = platform.processor()
+  cpu_info = pathlib.Path("/proc/cpuinfo")
+  if cpu_info.exists():
+    lines = cpu_info.read_text().splitlines()
+    described += next((x for x in lines if x.startswith("flags")), "")
+  digest = hashlib.sha256(described.encode()).hexdigest()[:12]
+  return f"{platform.machine()}-{digest}"
