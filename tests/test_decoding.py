@@ -22,9 +22,9 @@ from xqg_jax.prompts import make_prompt
 from xqg_jax.sampling import (
   GREEDY,
   Sampling,
+  draw_tokens,
   find_candidates,
   make_row_keys,
-  sample_tokens,
   top_entries,
 )
 from xqg_jax.tokenizers import train_tokenizer
@@ -258,6 +258,11 @@ def test_states_that_are_not_finite_are_told(model):
 # ----------------------------------------------------------------- sampling
 
 
+def _sample(logits, keys, positions, sampling):
+  values, tokens = find_candidates(logits, sampling)
+  return draw_tokens(values, tokens, keys, positions, sampling)
+
+
 @pytest.mark.parametrize("size", [1, 7, 64, 300, 2000, 5003])
 @pytest.mark.parametrize("k", [1, 3, 10, 64, 100])
 def test_top_entries_equal_top_k(size, k):
@@ -296,7 +301,7 @@ def test_frequencies_are_the_softmax_over_the_top_k(sampling, kept):
   draws = 50_000
   logits = np.random.default_rng(0).normal(size=50).astype(np.float32)
   keys = jnp.asarray(_keys(1, draws)[0])
-  tokens = sample_tokens(
+  tokens = _sample(
     jnp.broadcast_to(logits, (draws, 50)),
     keys,
     jnp.full(draws, 3),
@@ -315,7 +320,7 @@ def test_top_p_keeps_the_fewest_that_reach_it():
   # Before the four entries lie 0, 0.4, 0.7 and 0.9.
   logits = jnp.log(jnp.array([[0.3, 0.4, 0.1, 0.2]]))
   for top_p, kept in ((0.35, {1}), (0.6, {0, 1}), (0.8, {0, 1, 3})):
-    tokens = sample_tokens(
+    tokens = _sample(
       jnp.broadcast_to(logits, (500, 4)),
       jnp.asarray(_keys(1, 500)[0]),
       jnp.zeros(500, jnp.int32),
@@ -328,7 +333,7 @@ def test_positions_draw_anew():
   draws = 200
   logits = jnp.zeros((draws, 10))
   keys = jnp.repeat(jnp.asarray(_keys(1, 1)[0]), draws, axis=0)
-  tokens = sample_tokens(logits, keys, jnp.arange(draws), Sampling())
+  tokens = _sample(logits, keys, jnp.arange(draws), Sampling())
   assert len(set(np.asarray(tokens).tolist())) == 10
 
 

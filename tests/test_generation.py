@@ -9,76 +9,34 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tiny_generator
+from tiny_generator import OPTIONS, PASSAGES, read_bytes
 
-from xqg_jax import generation_job
+from xqg_jax import query_shards
 from xqg_jax.checkpoints import (
   load_query_generator,
-  save_model_files,
-  save_params,
 )
 from xqg_jax.decoding import Sampling
 from xqg_jax.errors import InputError
 from xqg_jax.generation import generate
 from xqg_jax.languages import get_languages
-from xqg_jax.models import t5
 from xqg_jax.output_vocabulary import make_language_vocabularies
 from xqg_jax.prompts import make_prompt
 from xqg_jax.query_writing import QuerySettings, QueryWriter
-from xqg_jax.records import Passage, read_generated_queries, write_passages
+from xqg_jax.records import Passage, read_generated_queries
 from xqg_jax.slot_decoder import bucket_lengths
-from xqg_jax.tokenizers import train_tokenizer
 
-PASSAGES = [
-  Passage(f"p{n}", "The river rises in the hills. " * (1 + 2 * n), f"River {n}")
-  for n in range(7)
-]
-OPTIONS = {
-  "languages": ("fi", "te"),
-  "num_queries": 3,
-  "max_input_length": 48,
-  "max_query_length": 8,
-  "batch_size": 2,
-  "shard_size": 3,
-  "force": True,  # random parameters
-}
 NAMES = [f"part-0000{n}-of-00003.jsonl.gz" for n in range(3)]
 
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-  """A tiny random model whose tokenizer knows a few words."""
-  folder = tmp_path_factory.mktemp("model")
-  tokenizer = train_tokenizer(
-    [
-      make_prompt(p, language)
-      for p in PASSAGES
-      for language in get_languages(("fi", "te"))
-    ],
-    vocab_size=120,
-    style="t5",
-  )
-  config = t5.T5Config(
-    vocab_size=tokenizer.vocab_size + 4,
-    emb_dim=16,
-    num_heads=2,
-    head_dim=8,
-    mlp_dim=24,
-    num_encoder_layers=1,
-    num_decoder_layers=1,
-  )
-  module, row = t5.T5(config=config), jnp.zeros((1, 4), jnp.int32)
-  variables = jax.jit(module.init)(jax.random.key(0), row, row, row)
-  save_model_files(folder, model_config_hf=config.to_hf(), tokenizer=tokenizer)
-  save_params(folder, 1, variables["params"])
-  return folder
+  return tiny_generator.write_checkpoint(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture
 def passages(tmp_path):
-  path = tmp_path / "passages.tsv"
-  with open(path, "w", encoding="utf-8") as file:
-    write_passages(file, PASSAGES)
-  return path
+  return tiny_generator.write_file(tmp_path / "passages.tsv", PASSAGES)
 
 
 @pytest.fixture
@@ -100,14 +58,6 @@ def _read(folder):
   return {
     item.passage_id: dict(item.queries)
     for _, item in read_generated_queries(folder)
-  }
-
-
-def _bytes(folder):
-  return {
-    str(path.relative_to(folder)): path.read_bytes()
-    for path in sorted(folder.rglob("*"))
-    if path.is_file()
   }
 
 
@@ -284,21 +234,21 @@ def test_queries_hold_only_tokens_of_their_language(run, checkpoint, tmp_path):
 
 def _stop_after(monkeypatch, num_shards):
   """Stops the job, as a kill would, before the next shard is written."""
-  write, calls = generation_job._write_gzip, itertools.count()
+  write, calls = query_shards._write_gzip, itertools.count()
 
   def stopping(path, *args):
     write(path, *args)
     if next(calls) == num_shards:
       raise KeyboardInterrupt
 
-  monkeypatch.setattr(generation_job, "_write_gzip", stopping)
+  monkeypatch.setattr(query_shards, "_write_gzip", stopping)
 
 
 @pytest.mark.parametrize("num_shards", [0, 1, 2])
-def test_a_stopped_run_goes_on_with_the_same_bytes(
+def test_a_stopped_run_goes_on_with_the_sameread_bytes(
   run, monkeypatch, num_shards
 ):
-  expected = _bytes(run("unbroken")[0])
+  expected = read_bytes(run("unbroken")[0])
   with monkeypatch.context() as patch:
     _stop_after(patch, num_shards)
     with pytest.raises(KeyboardInterrupt):
@@ -312,27 +262,27 @@ def test_a_stopped_run_goes_on_with_the_same_bytes(
 
   monkeypatch.setattr(QueryWriter, "write_prompts", counting)
   folder, _ = run("broken")
-  assert _bytes(folder) == expected
+  assert read_bytes(folder) == expected
   assert sum(written.values()) == 7 - 3 * num_shards
 
 
 def test_a_shard_without_its_record_is_written_again(run):
   folder, _ = run()
-  expected = _bytes(folder)
+  expected = read_bytes(folder)
   next(iter((folder / "finished").iterdir())).unlink()
   run()
-  assert _bytes(folder) == expected
+  assert read_bytes(folder) == expected
 
 
 def test_a_damaged_shard_is_written_again(run):
   folder, _ = run()
-  expected = _bytes(folder)
+  expected = read_bytes(folder)
   shard = folder / NAMES[1]
   data = bytearray(shard.read_bytes())
   data[-20] ^= 1
-  shard.write_bytes(data)
+  shard.writeread_bytes(data)
   run()
-  assert _bytes(folder) == expected
+  assert read_bytes(folder) == expected
 
 
 def test_a_finished_run_is_not_done_again(run, monkeypatch):

@@ -2,6 +2,7 @@
 
 One function a stage, each also a verb of the command line:
 
+  prepare, plan, train, export, generate, filter_queries, encode, augment,
   tune_alpha, build_index, search, evaluate, report
 
 and of a store: describe_store, verify_store, export_store, import_vectors.
@@ -34,6 +35,7 @@ _PUBLIC = {
   "evaluate": "evaluation",
   "export": "exporting",
   "export_store": "store_export",
+  "filter_queries": "filtering",
   "generate": "generation",
   "import_vectors": "store_import",
   "load_dual_encoder": "checkpoints",

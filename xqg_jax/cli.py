@@ -69,6 +69,7 @@ STAGES = {
     "write queries for passages",
     spans_processes=True,
   ),
+  "filter": Stage("filtering:filter_queries", "remove harmful queries"),
   "encode": Stage(
     "encoding:encode",
     "passages and query sums to vectors",

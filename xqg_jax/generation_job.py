@@ -5,20 +5,17 @@ another before its last one. What they tell each other lies in the folder.
 """
 
 import dataclasses
-import gzip
-import io
 import itertools
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
 
 import tqdm
 
 from xqg_jax.errors import InputError
-from xqg_jax.files import atomic_path, read_json, sha256_file, write_json
+from xqg_jax.files import read_json, write_json
 from xqg_jax.prefetching import prefetch
 from xqg_jax.query_health import (
   Counts,
@@ -28,19 +25,14 @@ from xqg_jax.query_health import (
   format_health,
   to_shares,
 )
+from xqg_jax.query_shards import QueryShards, Record
 from xqg_jax.query_writing import Prompt, QueryWriter, WrittenQueries
-from xqg_jax.records import (
-  Passage,
-  read_passages,
-  write_generated_queries,
-)
+from xqg_jax.records import Passage, read_passages
 
 SAMPLE_FILE = "health_sample.json"
 # Passages of the sample whose queries are kept to be looked at.
 _NUM_EXAMPLES = 5
 _SECONDS_BETWEEN_LOOKS = 0.5
-
-Record = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +80,11 @@ class GenerationJob:
   def num_shards(self) -> int:
     """Of all processes."""
     return -(-self.num_passages // self.shard_size)
+
+  @property
+  def files(self) -> QueryShards:
+    """The shards on disk."""
+    return QueryShards(self.folder, self.num_shards)
 
   # -------------------------------------------------------------------- health
 
@@ -138,22 +135,23 @@ class GenerationJob:
   def run(self) -> list[Record]:
     """Writes this process's shards; returns all records when all are there."""
     own = range(self.turn.index, self.num_shards, self.turn.count)
-    found = {index: self._read_record(index) for index in own}
-    records = {i: record for i, record in found.items() if record is not None}
-    with (
-      self._start_progress(own, records) as progress,
-      ThreadPoolExecutor(1) as pool,
-    ):
-      missing = {index for index in own if index not in records}
-      writing: list[Future[Record]] = []
-      for shard in prefetch(self._prepare(missing)):
-        written = self.writer.write_prompts(
-          shard.prompts, len(shard.passages), on_progress=progress.update
-        )
-        # The last shard is written while the devices go on with the next.
-        self._finish(writing, records, progress)
-        writing.append(pool.submit(self._write_shard, shard, written))
-      self._finish(writing, records, progress)
+    ledger = Ledger(len(own))
+    for index in own:
+      if (record := self.files.read_record(index)) is not None:
+        ledger.add(record)
+    ledger.start()
+    missing = set(own) - ledger.records.keys()
+    writing: Future[Record] | None = None
+    with self._start_progress(own, ledger) as progress:
+      with ThreadPoolExecutor(1) as pool:
+        for shard in prefetch(self._prepare(missing)):
+          written = self.writer.write_prompts(
+            shard.prompts, len(shard.passages), on_progress=progress.update
+          )
+          # The last shard is written while the devices go on with the next.
+          self._finish(writing, ledger, progress)
+          writing = pool.submit(self._write_shard, shard, written)
+        self._finish(writing, ledger, progress)
     return self._collect_records()
 
   def _prepare(self, wanted: set[int]) -> Iterator[Shard]:
@@ -166,23 +164,17 @@ class GenerationJob:
         yield Shard(index, some, self.writer.make_prompts(some))
 
   def _finish(
-    self,
-    writing: list[Future[Record]],
-    records: dict[int, Record],
-    progress: tqdm.tqdm,
+    self, writing: Future[Record] | None, ledger: "Ledger", progress: tqdm.tqdm
   ) -> None:
     """Waits for the shard being written, and looks at how all are."""
-    while writing:
-      record = writing.pop().result()
-      records[record["index"]] = record
-      counts = add_counts(r["counts"] for r in records.values())
-      progress.set_postfix_str(self._describe(counts, progress))
-      self._judge(counts, "queries so far")
+    if writing is None:
+      return
+    ledger.add(writing.result())
+    progress.set_postfix_str(ledger.describe(self.hourly_price))
+    self._judge(ledger.counts, "queries so far")
 
-  def _start_progress(
-    self, own: range, records: Mapping[int, Record]
-  ) -> tqdm.tqdm:
-    done = sum(record["num_passages"] for record in records.values())
+  def _start_progress(self, own: range, ledger: "Ledger") -> tqdm.tqdm:
+    done = sum(map(self._shard_length, ledger.records))
     settings = self.writer.settings
     per_passage = len(settings.languages) * settings.num_queries
     return tqdm.tqdm(
@@ -192,88 +184,81 @@ class GenerationJob:
       unit=" queries",
     )
 
-  def _describe(self, counts: Counts, progress: tqdm.tqdm) -> str:
-    shares = to_shares(counts)["all"]
-    unwell = [
-      f"{100 * shares[sign]:.1f}% {sign.replace('_', ' ')}"
-      for sign in ("empty", "duplicate", "wrong_script")
-    ]
-    cost = find_cost_left(progress.format_dict, self.hourly_price)
-    return ", ".join(unwell + ([] if cost is None else [f"${cost:,.2f} to go"]))
-
   def _shard_length(self, index: int) -> int:
     start = index * self.shard_size
     return min(self.shard_size, self.num_passages - start)
 
   def _collect_records(self) -> list[Record]:
     """The records of all shards, once the other processes have theirs."""
-    paths = [self._record_path(index) for index in range(self.num_shards)]
+    paths = [self.files.record_path(index) for index in range(self.num_shards)]
     for path in paths:
       wait_until(path.exists)
     return [read_json(path) for path in paths]
 
-  # --------------------------------------------------------------------- files
-
-  def shard_name(self, index: int) -> str:
-    """File name of a shard, which says how many there are."""
-    return f"part-{index:05d}-of-{self.num_shards:05d}.jsonl.gz"
-
-  def _record_path(self, index: int) -> pathlib.Path:
-    stem = self.shard_name(index).removesuffix(".jsonl.gz")
-    return self.folder / "finished" / f"{stem}.json"
-
-  def _read_record(self, index: int) -> Record | None:
-    """The record of a finished, undamaged shard; None where there is none."""
-    path = self.folder / self.shard_name(index)
-    try:
-      record = read_json(self._record_path(index))
-      is_same = sha256_file(path) == record["sha256"]
-    except (InputError, KeyError, TypeError, FileNotFoundError):
-      is_same = False
-    if not is_same:
-      # Another process waits for it.
-      self._record_path(index).unlink(missing_ok=True)
-    return record if is_same else None
-
   def _write_shard(self, shard: Shard, written: WrittenQueries) -> Record:
-    path = self.folder / self.shard_name(shard.index)
-    with atomic_path(path) as partial:
-      _write_gzip(partial, shard.passages, written.queries)
-      digest = sha256_file(partial)
     counts = _count(shard.passages, written)
-    record = {
-      "index": shard.index,
-      "name": path.name,
+    facts = {
       "num_passages": len(shard.passages),
       "num_queries": sum(row["queries"] for row in counts.values()),
       "num_cut_prompts": sum(prompt.is_cut for prompt in shard.prompts),
       "counts": counts,
-      "sha256": digest,
     }
-    write_json(self._record_path(shard.index), record)
-    return record
+    rows = zip(shard.passages, written.queries, strict=True)
+    return self.files.write(shard.index, rows, facts)
+
+
+class Ledger:
+  """What is finished, how it looks, and what the rest will cost."""
+
+  def __init__(self, num_shards: int):
+    """Begins with nothing of `num_shards`."""
+    self.num_shards = num_shards
+    self.records: dict[int, Record] = {}
+    self.counts: Counts = {}
+    self.start()
+
+  def start(self) -> None:
+    """Takes what is there as done before, and begins to measure time."""
+    self._num_before, self._start = len(self.records), time.monotonic()
+
+  def add(self, record: Record) -> None:
+    """Enters a finished shard."""
+    self.records[record["index"]] = record
+    self.counts = add_counts([self.counts, record["counts"]])
+
+  def describe(self, hourly_price: float | None) -> str:
+    """Health and costs, for the progress line."""
+    shares = to_shares(self.counts)["all"]
+    words = [
+      f"{100 * shares[sign]:.1f}% {sign.replace('_', ' ')}"
+      for sign in ("empty", "duplicate", "wrong_script")
+    ]
+    cost = find_cost_left(
+      len(self.records) - self._num_before,
+      self.num_shards - len(self.records),
+      time.monotonic() - self._start,
+      hourly_price,
+    )
+    return ", ".join(words + ([] if cost is None else [f"${cost:,.2f} to go"]))
 
 
 def find_cost_left(
-  progress: Mapping[str, Any], hourly_price: float | None
+  num_done: int, num_left: int, seconds: float, hourly_price: float | None
 ) -> float | None:
   """What the rest of the work will cost at the rate so far.
 
   Args:
-    progress: `n`, `initial`, `total` and `elapsed` (in seconds) of tqdm.
+    num_done: how much has been done.
+    num_left: how much is to be done.
+    seconds: that the former took.
     hourly_price: of all devices at work.
 
-  >>> done = {"n": 30, "initial": 10, "total": 50, "elapsed": 3600.0}
-  >>> find_cost_left(done, 8.0)
+  >>> find_cost_left(20, 40, 1800.0, 8.0)
   8.0
   """
-  done = progress["n"] - progress["initial"]
-  if hourly_price is None or done <= 0:
+  if hourly_price is None or not num_done:
     return None
-  hours = (
-    (progress["total"] - progress["n"]) / done * progress["elapsed"] / 3600
-  )
-  return hours * hourly_price
+  return num_left / num_done * seconds / 3600 * hourly_price
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -285,18 +270,3 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 def _count(passages: Sequence[Passage], written: WrittenQueries) -> Counts:
   rows = zip(passages, written.queries, written.unfinished, strict=True)
   return add_counts(count_signs(*row) for row in rows)
-
-
-def _write_gzip(
-  path: pathlib.Path,
-  passages: Sequence[Passage],
-  queries: Sequence[Mapping[str, Sequence[str]]],
-) -> None:
-  """Writes the released form; neither time nor name gets into the bytes."""
-  with (
-    open(path, "wb") as raw,
-    gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as packed,
-    io.TextIOWrapper(packed, encoding="utf-8", newline="\n") as file,
-  ):
-    for passage, by_language in zip(passages, queries, strict=True):
-      write_generated_queries(file, passage, by_language)

@@ -15,11 +15,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from xqg_jax import embedder
 from xqg_jax.checkpoints.folders import CONFIG_FILE, find_folder
-from xqg_jax.decoding import Sampling, decode
+from xqg_jax.decoding import Sampling
 from xqg_jax.dual_encoder_model import DualEncoderModel
 from xqg_jax.embedder import choose_rows_per_batch
 from xqg_jax.errors import InputError
@@ -31,12 +31,14 @@ from xqg_jax.models.t5 import T5Config
 from xqg_jax.optimizers import make_optimizer, make_schedule
 from xqg_jax.packing import get_num_segments
 from xqg_jax.query_generator_model import QueryGeneratorModel
+from xqg_jax.refilling import Queue, decode_queue, empty_slots
 from xqg_jax.sharding import (
   DATA,
   batch_sharding,
   override_rules,
   replicated,
 )
+from xqg_jax.slot_decoder import GROUPS, bucket_lengths, is_for_cpu
 from xqg_jax.tokenizers import train_tokenizer
 from xqg_jax.trainable import TrainableModel
 from xqg_jax.training_state import Trainer
@@ -254,30 +256,68 @@ def _make_encoding_step(
 def _make_generation_step(
   recipe: Recipe, mesh: Mesh, batch_size: int
 ) -> PlannedStep:
+  """A call that lets as many prompts in as there are slots, and as many out.
+
+  Slots at work finish evenly, so that each group of prompts waits for its share
+  of a query's steps.
+  """
   module = recipe.model.module
   shapes = param_shapes(module)
   everywhere = replicated(mesh)
   params = _place(shapes, jax.tree.map(lambda _: everywhere, shapes))
-  by_row = batch_sharding(mesh)
-  keys = (batch_size, recipe.num_queries, 2)
-  allowed = (module.config.vocab_size,)
+  num_slots = -(-batch_size // mesh.shape[DATA])
+  group_size = -(-num_slots // GROUPS)
+  num_groups = -(-num_slots // group_size)
+  slots = jax.eval_shape(
+    lambda: empty_slots(
+      module,
+      mesh=mesh,
+      num_slots=num_slots,
+      num_samples=recipe.num_queries,
+      prompt_length=bucket_lengths(recipe.max_input_length)[-1],
+      max_length=recipe.max_query_length,
+    )
+  )
+  by_slot = NamedSharding(mesh, PartitionSpec(DATA))
+  num_tokens = module.config.vocab_size
+  allowed = jax.ShapeDtypeStruct((1, num_tokens), bool, sharding=everywhere)
+  queue = _make_queue(recipe, mesh, num_groups, group_size)
   return PlannedStep(
-    function=decode,
+    function=decode_queue,
     arguments=(
       module,
       params,
-      _integers(batch_size, recipe.max_input_length, sharding=by_row),
-      jax.ShapeDtypeStruct(keys, jnp.uint32, sharding=by_row),
-      jax.ShapeDtypeStruct(allowed, jnp.bool_, sharding=everywhere),
+      _place(slots, jax.tree.map(lambda _: by_slot, slots)),
+      queue,
+      allowed,
     ),
     options={
+      "mesh": mesh,
       "sampling": Sampling(top_k=recipe.top_k),
-      "max_length": recipe.max_query_length,
+      "for_cpu": is_for_cpu(mesh, num_tokens),
     },
     params=params,
     num_units=batch_size * recipe.num_queries,
     unit="queries",
-    unknown_trips=recipe.max_query_length,
+    unknown_trips=-(-recipe.max_query_length // num_groups),
+  )
+
+
+def _make_queue(
+  recipe: Recipe, mesh: Mesh, num_groups: int, group_size: int
+) -> Queue:
+  """The shapes of the groups that fill the slots once, in their places."""
+  split = NamedSharding(mesh, PartitionSpec(None, DATA))
+  rows = (num_groups, group_size * mesh.shape[DATA])
+  samples = (*rows, recipe.num_queries)
+  integers = functools.partial(_integers, sharding=split)
+  return Queue(
+    prompts=integers(*rows, bucket_lengths(recipe.max_input_length)[-1]),
+    keys=jax.ShapeDtypeStruct((*samples, 2), jnp.uint32, sharding=split),
+    owner=integers(*rows),
+    table=integers(*samples),
+    forced=integers(*samples, 0),
+    wait_for=integers(num_groups, mesh.shape[DATA]),
   )
 
 

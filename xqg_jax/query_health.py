@@ -56,7 +56,7 @@ def count_signs(
   {'empty': 1, 'duplicate': 0, 'sentinel': 0, 'copy': 1, 'wrong_script': 1,
    'unfinished': 0}
   """
-  source = _normalize(f"{passage.title} {passage.text}")
+  source = normalize(f"{passage.title} {passage.text}")
   counts: Counts = {}
   seen: set[str] = set()
   for language, texts in queries.items():
@@ -67,14 +67,14 @@ def count_signs(
       row[_find_length(query)] += 1
       for sign in _find_signs(query, language, source, seen):
         row[sign] += 1
-      seen.add(_normalize(query))
+      seen.add(normalize(query))
   return counts
 
 
 def _find_signs(
   query: str, language: str, source: str, seen: Set[str]
 ) -> list[str]:
-  text = _normalize(query)
+  text = normalize(query)
   if not text:
     return ["empty"]
   found = {
@@ -96,7 +96,12 @@ def _find_length(query: str) -> str:
   return LENGTHS[place - 1]
 
 
-def _normalize(text: str) -> str:
+def normalize(text: str) -> str:
+  """A text without case and runs of blanks, as queries are compared.
+
+  >>> normalize(" Where  is IT?")
+  'where is it?'
+  """
   return " ".join(text.casefold().split())
 
 

@@ -141,24 +141,6 @@ def _select_by_passes(
   return jnp.where(largest == lowest, -jnp.inf, largest).T, places.T
 
 
-def sample_tokens(
-  logits: Float[Array, "rows vocab"],
-  keys: UInt32[Array, "rows 2"],
-  positions: Int[Array, " rows"],
-  sampling: Sampling,
-) -> Int[Array, " rows"]:
-  """Draws each row's next token.
-
-  Args:
-    logits: float32; `-inf` where a token must not be written.
-    keys: of each row.
-    positions: of the token in its row, folded into the key.
-    sampling: how to draw.
-  """
-  values, tokens = find_candidates(logits, sampling)
-  return draw_tokens(values, tokens, keys, positions, sampling)
-
-
 def find_candidates(
   logits: Float[Array, "rows vocab"], sampling: Sampling
 ) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
@@ -184,7 +166,16 @@ def draw_tokens(
   positions: Int[Array, " rows"],
   sampling: Sampling,
 ) -> Int[Array, " rows"]:
-  """Draws one of the candidates of each row, from `find_candidates`."""
+  """Draws one of the candidates of each row.
+
+  Args:
+    values: logits from `find_candidates`; `-inf` where a token must not be
+      written.
+    tokens: from there, too.
+    keys: of each row.
+    positions: of the token in its row, folded into the key.
+    sampling: how to draw.
+  """
   if tokens.shape[-1] == 1:
     return tokens[:, 0]
   values = _keep_top_p(values / sampling.temperature, sampling.top_p)

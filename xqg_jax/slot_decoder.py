@@ -24,7 +24,7 @@ from xqg_jax.sampling import Sampling
 
 # Groups that fill the slots once. More of them leave fewer slots idle, larger
 # ones are encoded faster.
-_GROUPS = 8
+GROUPS = 8
 _LARGE_VOCABULARY = 10_000
 _NUM_BUCKETS = 4
 
@@ -113,6 +113,12 @@ def plan_calls(
   return [*calls, Call(max(by_bucket), rest)]
 
 
+def is_for_cpu(mesh: Mesh, num_tokens: int) -> bool:
+  """Whether to arrange the choice among so many tokens for a CPU."""
+  on_cpu = mesh.devices.flat[0].platform == "cpu"
+  return on_cpu and num_tokens >= _LARGE_VOCABULARY
+
+
 class SlotDecoder:
   """Decodes streams of prompts on the devices of a mesh."""
 
@@ -154,7 +160,7 @@ class SlotDecoder:
     self.max_length = max_length + num_forced
     self.num_slots, self.refill = num_slots, refill
     self.buckets = bucket_lengths(max_input_length)
-    self.group_size = -(-num_slots // _GROUPS)
+    self.group_size = -(-num_slots // GROUPS)
     everywhere = sharding.replicated(mesh)
     cast = jax.jit(
       lambda params: cast_matrices(params, module.config.dtype),
@@ -164,10 +170,7 @@ class SlotDecoder:
     self._allowed, self._token_ids = jax.device_put(
       (allowed, token_ids), everywhere
     )
-    num_tokens = allowed.shape[-1]
-    self._for_cpu = (
-      mesh.devices.flat[0].platform == "cpu" and num_tokens >= _LARGE_VOCABULARY
-    )
+    self._for_cpu = is_for_cpu(mesh, allowed.shape[-1])
 
   def decode(
     self,
