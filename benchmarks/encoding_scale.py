@@ -13,7 +13,6 @@ done. Linux only.
 
 import argparse
 import json
-import os
 import pathlib
 import re
 import subprocess
@@ -94,15 +93,15 @@ def run_watched(
   """Runs `xqg` and samples its memory, and the shards there are in a store."""
   command = [sys.executable, "-m", "xqg_jax.cli", *arguments]
   begun, samples = time.perf_counter(), []
-  process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-  os.set_blocking(process.stderr.fileno(), False)
-  told = ""
-  while process.poll() is None:
-    told += process.stderr.read() or ""
-    shards = len(list(store.glob("shard-*"))) if store else 0
-    samples.append((time.perf_counter() - begun, _read_mb(process.pid), shards))
-    time.sleep(0.5)
-  told += process.stderr.read() or ""
+  with tempfile.TemporaryFile("w+") as log:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
+    while process.poll() is None:
+      shards = len(list(store.glob("shard-*"))) if store else 0
+      now = time.perf_counter() - begun
+      samples.append((now, _read_mb(process.pid), shards))
+      time.sleep(0.5)
+    log.seek(0)
+    told = log.read()
   if process.returncode:
     raise RuntimeError(f"{arguments[0]} failed: {told[-2000:]}")
   seconds = time.perf_counter() - begun

@@ -3,10 +3,11 @@
 import time
 from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
+from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Int
 
 
 class IdleMeter:
@@ -38,7 +39,7 @@ class IdleMeter:
     self._watcher.shutdown()
 
   def watch(
-    self, begun: float, done: Array, segment_ids: Int[np.ndarray, "..."]
+    self, begun: float, done: Any, segment_ids: Int[np.ndarray, "..."]
   ) -> None:
     """Notes a batch.
 
@@ -51,7 +52,7 @@ class IdleMeter:
     num_tokens = int(np.count_nonzero(segment_ids))
     self._watcher.submit(self._wait, begun, done, num_tokens)
 
-  def _wait(self, begun: float, done: Array, num_tokens: int) -> None:
+  def _wait(self, begun: float, done: Any, num_tokens: int) -> None:
     if self._started is None:
       self._started = begun
     else:
