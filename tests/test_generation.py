@@ -280,7 +280,7 @@ def test_a_damaged_shard_is_written_again(run):
   shard = folder / NAMES[1]
   data = bytearray(shard.read_bytes())
   data[-20] ^= 1
-  shard.writeread_bytes(data)
+  shard.write_bytes(data)
   run()
   assert read_bytes(folder) == expected
 

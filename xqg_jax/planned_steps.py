@@ -16,10 +16,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Bool
 
 from xqg_jax import embedder
 from xqg_jax.checkpoints.folders import CONFIG_FILE, find_folder
-from xqg_jax.decoding import Sampling
+from xqg_jax.decoding import Sampling, Slots
 from xqg_jax.dual_encoder_model import DualEncoderModel
 from xqg_jax.embedder import choose_rows_per_batch
 from xqg_jax.errors import InputError
@@ -27,7 +28,7 @@ from xqg_jax.files import read_json
 from xqg_jax.models.dual_encoder import DualEncoder
 from xqg_jax.models.encoders import read_encoder_config
 from xqg_jax.models.parameters import param_shapes
-from xqg_jax.models.t5 import T5Config
+from xqg_jax.models.t5 import T5, T5Config
 from xqg_jax.optimizers import make_optimizer, make_schedule
 from xqg_jax.packing import get_num_segments
 from xqg_jax.query_generator_model import QueryGeneratorModel
@@ -269,13 +270,15 @@ def _make_generation_step(
   group_size = -(-num_slots // GROUPS)
   num_groups = -(-num_slots // group_size)
   slots = jax.eval_shape(
-    lambda: empty_slots(
-      module,
-      mesh=mesh,
-      num_slots=num_slots,
-      num_samples=recipe.num_queries,
-      prompt_length=bucket_lengths(recipe.max_input_length)[-1],
-      max_length=recipe.max_query_length,
+    lambda: vars(
+      empty_slots(
+        module,
+        mesh=mesh,
+        num_slots=num_slots,
+        num_samples=recipe.num_queries,
+        prompt_length=bucket_lengths(recipe.max_input_length)[-1],
+        max_length=recipe.max_query_length,
+      )
     )
   )
   by_slot = NamedSharding(mesh, PartitionSpec(DATA))
@@ -283,7 +286,7 @@ def _make_generation_step(
   allowed = jax.ShapeDtypeStruct((1, num_tokens), bool, sharding=everywhere)
   queue = _make_queue(recipe, mesh, num_groups, group_size)
   return PlannedStep(
-    function=decode_queue,
+    function=_decode_queue,
     arguments=(
       module,
       params,
@@ -305,20 +308,40 @@ def _make_generation_step(
 
 def _make_queue(
   recipe: Recipe, mesh: Mesh, num_groups: int, group_size: int
-) -> Queue:
+) -> dict[str, jax.ShapeDtypeStruct]:
   """The shapes of the groups that fill the slots once, in their places."""
   split = NamedSharding(mesh, PartitionSpec(None, DATA))
   rows = (num_groups, group_size * mesh.shape[DATA])
   samples = (*rows, recipe.num_queries)
   integers = functools.partial(_integers, sharding=split)
-  return Queue(
-    prompts=integers(*rows, bucket_lengths(recipe.max_input_length)[-1]),
-    keys=jax.ShapeDtypeStruct((*samples, 2), jnp.uint32, sharding=split),
-    owner=integers(*rows),
-    table=integers(*samples),
-    forced=integers(*samples, 0),
-    wait_for=integers(num_groups, mesh.shape[DATA]),
+  return {
+    "prompts": integers(*rows, bucket_lengths(recipe.max_input_length)[-1]),
+    "keys": jax.ShapeDtypeStruct((*samples, 2), jnp.uint32, sharding=split),
+    "owner": integers(*rows),
+    "table": integers(*samples),
+    "forced": integers(*samples, 0),
+    "wait_for": integers(num_groups, mesh.shape[DATA]),
+  }
+
+
+@functools.partial(
+  jax.jit,
+  static_argnames=("module", "mesh", "sampling", "for_cpu"),
+  donate_argnames="slots",
+)
+def _decode_queue(
+  module: T5,
+  params: Mapping[str, Any],
+  slots: Mapping[str, Any],
+  queue: Mapping[str, Any],
+  allowed: Bool[Array, "tables vocab"],
+  **options: Any,
+) -> list[Array]:
+  """`decode_queue` with the fields of slots and queue, which may be shapes."""
+  found = decode_queue(
+    module, params, Slots(**slots), Queue(**queue), allowed, **options
   )
+  return jax.tree.leaves(found)
 
 
 def _integers(*shape: int, sharding: NamedSharding) -> jax.ShapeDtypeStruct:
