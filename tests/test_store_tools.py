@@ -1,5 +1,6 @@
 """`xqg store`: verified, described, exported, imported; stores in buckets."""
 
+import errno
 import json
 import pickle
 import struct
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from test_store import DIM, GROUPS, flip_bit, make_arrays, write_store
 
-from xqg_jax import store
+from xqg_jax import cli, store
 from xqg_jax.augmentation import augment, open_view
 from xqg_jax.errors import InputError
 from xqg_jax.store_export import export_store
@@ -59,6 +60,27 @@ def test_info(folder, capsys):
   told = capsys.readouterr().out
   assert "504 bytes" in told
   assert "ar; fi" in told
+
+
+def test_two_words_are_one_verb(folder, tmp_path, capsys):
+  assert cli.main(["store", "info", f"--gin.STORE={folder}"]) == 0
+  assert "num_passages  7" in capsys.readouterr().out
+  flip_bit(folder / "shard-00000" / "query_sums" / "c" / "0" / "0" / "0")
+  assert cli.main(["store", "verify", f"--gin.STORE={folder}"]) == 2
+  assert "xqg: error: " in capsys.readouterr().err
+  assert cli.main(["store", "info", "--gin.STORE=nowhere"]) == 2
+
+
+def test_a_full_disk_is_one_line(folder, monkeypatch, capsys):
+  def fill(**_):
+    raise OSError(errno.ENOSPC, "No space left on device", "out/x")
+
+  monkeypatch.setattr(cli, "run_stage", lambda *_, **__: fill())
+  assert cli.main(["store", "info", f"--gin.STORE={folder}"]) == 2
+  assert capsys.readouterr().err == (
+    "xqg: error: out/x cannot be written (No space left on device); make room "
+    "and run the same command again\n"
+  )
 
 
 # --------------------------------------------------------------------- export

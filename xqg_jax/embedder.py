@@ -20,6 +20,7 @@ from jaxtyping import Array, Float32, Int, Int32
 
 from xqg_jax import sharding
 from xqg_jax.idle_time import IdleMeter
+from xqg_jax.models.bert import BertEncoder
 from xqg_jax.models.dual_encoder import (
   DualEncoder,
   DualEncoderConfig,
@@ -279,17 +280,16 @@ class Embedder:
 def _round_kernels(encoder: DualEncoder) -> Any:
   """The parameters, with the kernels that products would round each time.
 
-  A transformer that computes in bfloat16 rounds its kernels before each
-  product; rounded once, they give the same vectors from half the memory.
+  A BERT that computes in bfloat16 rounds its kernels before each product;
+  rounded once, they give the same vectors from half the memory.
   """
-  dtype = jnp.dtype(encoder.module.dtype)
+  module = encoder.module
+  if not isinstance(module, BertEncoder) or module.dtype == jnp.float32:
+    return encoder.params
 
   def convert(path: Sequence[Any], value: Any) -> Any:
     names = [key.key for key in path]
-    if names[-1] != "kernel" or "encoder" not in names:
-      return value
-    return jnp.asarray(value).astype(dtype)
+    is_kernel = names[-1] == "kernel" and "encoder" in names
+    return jnp.asarray(value).astype(module.dtype) if is_kernel else value
 
-  if dtype == jnp.float32:
-    return encoder.params
   return jax.tree.map_with_path(convert, dict(encoder.params))
