@@ -39,6 +39,7 @@ PEER_BATCH = 16  # prompts at a time
 VARIANTS = (
   "ours",
   "ours_restricted",
+  "ours_bfloat16",
   "transformers_float32",
   "transformers_bfloat16",
   "ctranslate2_float32",
@@ -127,7 +128,9 @@ def read_prompts(folder: pathlib.Path) -> list[str]:
 # ------------------------------------------------------------------------ ours
 
 
-def _make_ours(folder: pathlib.Path, *, restricted: bool) -> Run:
+def _make_ours(
+  folder: pathlib.Path, *, restricted: bool, dtype: str = "float32"
+) -> Run:
   import dataclasses
 
   import numpy as np
@@ -137,7 +140,7 @@ def _make_ours(folder: pathlib.Path, *, restricted: bool) -> Run:
   from xqg_jax.decoding import Sampling
   from xqg_jax.output_vocabulary import make_language_vocabularies
 
-  generator = load_query_generator(folder / "mt5")
+  generator = load_query_generator(folder / "mt5", dtype=dtype)
   languages, eos_id = get_languages(XOR_TYDI_LANGUAGES), generator.config.eos_id
   passages, vocabularies = read_passages(folder), None
   if restricted:
@@ -305,7 +308,9 @@ def make_run(variant: str, folder: pathlib.Path) -> Run:
   """Loads what one variant needs."""
   kind, _, detail = variant.partition("_")
   if kind == "ours":
-    return _make_ours(folder, restricted=bool(detail))
+    restricted = detail == "restricted"
+    dtype = "bfloat16" if detail == "bfloat16" else "float32"
+    return _make_ours(folder, restricted=restricted, dtype=dtype)
   if kind == "stopping":
     return _make_stopping(folder, refill=detail == "refill")
   make = {"transformers": _make_transformers, "ctranslate2": _make_ctranslate2}
