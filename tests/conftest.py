@@ -2,7 +2,14 @@
 
 import os
 import pathlib
+import tempfile
 
+# Many tests compile the same tiny programs, here and in processes of their own.
+os.environ.setdefault(
+  "JAX_COMPILATION_CACHE_DIR",
+  str(pathlib.Path(tempfile.gettempdir(), f"xqg_jax_programs_{os.getuid()}")),
+)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.3"
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
   os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
