@@ -141,7 +141,7 @@ def run_road(folder: pathlib.Path, count: int) -> dict[str, Any]:
     "augment": {"STORE": store, "ALPHA": 0.1, "OUTPUT_DIR": folder / "view"},
     "index": {
       "EMBEDDINGS": folder / "view",
-      "KIND": "exact",
+      "INDEX_KIND": "exact",
       "OUTPUT_DIR": folder / "index",
     },
     "search": {

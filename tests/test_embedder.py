@@ -3,11 +3,13 @@
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny_dual_encoder as tiny
 
 from xqg_jax import embedder
+from xqg_jax.models.bert import BertEncoder, join_projections
 
 TEXTS = tiny.make_texts(50, longest=20)
 
@@ -93,6 +95,31 @@ def test_a_nan_stays_within_its_row():
   sums = embedder.Embedder(spoilt).sum_texts(batches, num_targets=3)
   is_finite = np.isfinite(np.asarray(sums))
   assert is_finite.all(axis=1).tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_one_product_for_queries_keys_and_values_changes_nothing(dtype):
+  encoder = tiny.make_encoder()
+  module = BertEncoder(tiny.MODEL, jnp.dtype(dtype))
+  params = encoder.params["encoder"]
+  rng = np.random.default_rng(0)
+  segment_ids = np.repeat([[1, 2, 0]], 8, axis=1).repeat(2, axis=0)
+  rows = [
+    jnp.asarray(x, jnp.int32)
+    for x in (
+      rng.integers(5, 100, (2, 24)),
+      segment_ids,
+      np.tile(np.arange(8), (2, 3)),
+    )
+  ]
+  expected = module.apply({"params": params}, *rows)
+  found = module.clone(join_projections=True).apply(
+    {"params": join_projections(params)}, *rows
+  )
+  tolerance = 1e-5 if dtype == "float32" else 3e-2
+  np.testing.assert_allclose(
+    found.astype(np.float32), expected.astype(np.float32), atol=tolerance
+  )
 
 
 def test_compiles_once_for_new_parameters_of_one_model():

@@ -6,6 +6,7 @@ Parameters, layer norms and softmax are fp32; matrix products run in `dtype`.
 Several texts may share a row: attention stays within equal segment ids.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -22,7 +23,13 @@ from xqg_jax.models.dropout import Dropout
 from xqg_jax.models.products import affine
 from xqg_jax.sharding import split_rows
 
-__all__ = ["BertConfig", "BertEncoder", "params_from_hf", "params_to_hf"]
+__all__ = [
+  "BertConfig",
+  "BertEncoder",
+  "join_projections",
+  "params_from_hf",
+  "params_to_hf",
+]
 
 DType = Any
 
@@ -164,6 +171,7 @@ class SelfAttention(nn.Module):
 
   config: BertConfig
   dtype: DType
+  join_projections: bool = False
 
   @nn.compact
   def __call__(
@@ -183,8 +191,15 @@ class SelfAttention(nn.Module):
       return dense(x).reshape(*x.shape[:2], config.num_attention_heads, -1)
 
     dropout = Dropout(config.attention_probs_dropout_prob, broadcast_dims=(-1,))
-    value = dropout(project("value"), deterministic)
-    query, key = project("query"), project("key")
+    if self.join_projections:
+      joined = Dense(3 * embed, ("embed", "joined_kv"), init, dtype, name="qkv")
+      query, key, value = (
+        y.reshape(*x.shape[:2], config.num_attention_heads, -1)
+        for y in jnp.split(joined(x), 3, axis=-1)
+      )
+    else:
+      value, query, key = map(project, ("value", "query", "key"))
+    value = dropout(value, deterministic)
     y = attend(query, key, value, mask=mask, scale=query.shape[-1] ** -0.5)
     out = Dense(embed, ("joined_kv", "embed"), init, dtype, name="out")
     return out(y.reshape(x.shape))
@@ -195,6 +210,7 @@ class EncoderLayer(nn.Module):
 
   config: BertConfig
   dtype: DType
+  join_projections: bool = False
 
   @nn.compact
   def __call__(
@@ -208,9 +224,10 @@ class EncoderLayer(nn.Module):
     config, dtype = self.config, self.dtype
     init, eps = config.initializer_range, config.layer_norm_eps
     dropout = Dropout(config.hidden_dropout_prob)
-    y = SelfAttention(config, dtype, name="attention")(
-      x, mask, deterministic=deterministic
+    attention = SelfAttention(
+      config, dtype, self.join_projections, name="attention"
     )
+    y = attention(x, mask, deterministic=deterministic)
     x = x + dropout(y, deterministic)
     x = LayerNorm(eps, dtype, name="attention_layer_norm")(x)
     wi = Dense(
@@ -227,10 +244,13 @@ class BertEncoder(nn.Module):
   Attributes:
     config: the sizes.
     dtype: of matrix products and activations; parameters are always fp32.
+    join_projections: one product for queries, keys and values, which is faster
+      on CPU; takes what `join_projections` makes of the parameters.
   """
 
   config: BertConfig
   dtype: DType = jnp.float32
+  join_projections: bool = False
 
   @nn.compact
   def __call__(
@@ -258,6 +278,24 @@ class BertEncoder(nn.Module):
     # [batch, length] -> [batch, 1, length, length]
     mask = (segment_ids[:, :, None] == segment_ids[:, None, :])[:, None]
     for index in range(self.config.num_hidden_layers):
-      layer = EncoderLayer(self.config, self.dtype, name=f"layers_{index}")
+      layer = EncoderLayer(
+        self.config, self.dtype, self.join_projections, name=f"layers_{index}"
+      )
       x = layer(x, mask, deterministic=deterministic)
     return x
+
+
+def join_projections(params: Mapping[str, Any]) -> dict[str, Any]:
+  """The parameters of `BertEncoder` for `join_projections=True`.
+
+  Kernels and biases of queries, keys and values, side by side.
+  """
+  joined = dict(params)
+  for name in [name for name in params if name.startswith("layers_")]:
+    attention = dict(params[name]["attention"])
+    parts = [attention.pop(part) for part in ("query", "key", "value")]
+    attention["qkv"] = jax.tree.map(
+      lambda *arrays: jnp.concatenate(arrays, axis=-1), *parts
+    )
+    joined[name] = {**params[name], "attention": attention}
+  return joined
