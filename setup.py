@@ -47,8 +47,16 @@ TASKS = [
   "sacrebleu>=2.4,<3",  # chrF, with its signature
 ]
 
+SERVE = [
+  # Its answers to bad input, and which headers it wants, change between minor
+  # releases; tested with 0.165.
+  "fastapi>=0.165,<1",
+  "uvicorn>=0.40,<1",  # `Server.capture_signals` as it is replaced here
+]
+
 TEST = [
   *TASKS,
+  *SERVE,
   "pytest>=8.3,<10",
   "pytest-xdist>=3.6,<4",  # two files of tests at a time
   "hypothesis>=6.100,<7",
@@ -58,6 +66,8 @@ TEST = [
   "torch==2.13.0",
   # Opens exported dual encoders; 6 renamed the modules' types.
   "sentence-transformers>=6.2,<7",
+  # Drives a Chromium that is installed; its own is never downloaded.
+  "playwright>=1.50,<2",
   "ruff==0.17.6",  # the formatter changes between releases
 ]
 
@@ -83,12 +93,13 @@ setup(
   ],
   package_dir={target: folder for folder, target in MAPPED.items()},
   package_data={
-    "": ["*.gin", "*.jinja", "py.typed"],
+    "": ["*.gin", "*.jinja", "*.html", "*.css", "*.js", "py.typed"],
     "xqg_jax": ["demo_generator/*"],
   },
   install_requires=REQUIRED,
   extras_require={
     "tasks": TASKS,
+    "serve": SERVE,
     "test": TEST,
     "torch": ["torch>=2.2"],  # reads pytorch_model.bin, nothing else
     # T5X itself is not on PyPI: README, "Fine-tuning with T5X".

@@ -3,7 +3,7 @@
 One function a stage, each also a verb of the command line:
 
   prepare, plan, train, export, generate, filter_queries, encode, augment,
-  tune_alpha, build_index, search, evaluate, report
+  tune_alpha, build_index, search, ask, serve, evaluate, report
 
 and of a store: describe_store, verify_store, export_store, import_vectors.
 
@@ -26,6 +26,7 @@ _PUBLIC = {
   "Passage": "records",
   "Question": "records",
   "TrainingPair": "training_pairs",
+  "ask": "asking",
   "augment": "augmentation",
   "augment_embeddings": "fusion",
   "build_index": "indexing",
@@ -52,6 +53,7 @@ _PUBLIC = {
   "report": "reporting",
   "run_demo": "demo",
   "search": "searching",
+  "serve": "serving",
   "success_at_k_tokens": "measures",
   "train": "training",
   "tune_alpha": "tuning",

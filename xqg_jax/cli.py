@@ -87,6 +87,8 @@ STAGES = {
   ),
   "index": Stage("indexing:build_index", "build a ScaNN or exact index"),
   "search": Stage("searching:search", "find passages for questions"),
+  "search --query": Stage("asking:ask", "print passages for one question"),
+  "serve": Stage("serving:serve", "a search page on this machine"),
   "evaluate": Stage("evaluation:evaluate", "score and compare runs"),
   "report": Stage("reporting:report", "one HTML page of results"),
 }
@@ -107,7 +109,8 @@ def gin_root() -> pathlib.Path:
 
 def run_file(stage: str) -> pathlib.Path:
   """The gin file that a stage begins with."""
-  return gin_root() / "runs" / f"{stage.replace(' ', '_')}.gin"
+  name = stage.replace("--", "").replace(" ", "_")
+  return gin_root() / "runs" / f"{name}.gin"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -160,7 +163,7 @@ def _parse_arguments(
     prog="xqg",
     description="Cross-lingual dense retrieval with generated queries.",
     epilog="stages:\n"
-    + "".join(f"  {n:<14}{s.summary}\n" for n, s in STAGES.items())
+    + "".join(f"  {n:<16}{s.summary}\n" for n, s in STAGES.items())
     + f"\n{EPILOG}",
     formatter_class=argparse.RawDescriptionHelpFormatter,
     add_help=False,
@@ -175,6 +178,9 @@ def _parse_arguments(
   )
   parser.add_argument(
     "--gin_search_paths", default="", help="folders for gin files, by comma"
+  )
+  parser.add_argument(
+    "--query", metavar="TEXT", help="of search: print passages for TEXT"
   )
   together = parser.add_argument_group(
     "several hosts (train, generate, encode; the same command on each)"
@@ -194,7 +200,15 @@ def _parse_arguments(
     parser.print_help()
     raise SystemExit(0)
   args, rest = parser.parse_known_args(_join_verb(arguments))
-  return args, dict(_parse_binding(flag) for flag in rest)
+  bindings = dict(_parse_binding(flag) for flag in rest)
+  if args.query is not None:
+    if args.stage != "search":
+      raise InputError(
+        f"`xqg {args.stage}` takes no --query", mend="use `xqg search --query`"
+      )
+    args.stage = "search --query"
+    bindings["QUERY"] = repr(args.query)  # a question may look like gin syntax
+  return args, bindings
 
 
 def _join_verb(arguments: Sequence[str]) -> list[str]:
@@ -204,7 +218,8 @@ def _join_verb(arguments: Sequence[str]) -> list[str]:
   ['store info', '--gin.STORE=s']
   """
   verb = " ".join(arguments[:2])
-  return [verb, *arguments[2:]] if verb in STAGES else list(arguments)
+  is_verb = verb in STAGES and "--" not in verb
+  return [verb, *arguments[2:]] if is_verb else list(arguments)
 
 
 def _join_processes(args: argparse.Namespace) -> None:

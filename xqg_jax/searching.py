@@ -68,7 +68,7 @@ def search(
   opened = open_index(index)
   asked = read_questions(questions)
   model = load_dual_encoder(checkpoint_path, config=encoder)
-  _check_encoder(opened, model)
+  check_encoder(opened, model)
   folder = claim_output_dir(
     output_dir,
     stage="search",
@@ -86,7 +86,12 @@ def search(
   return folder
 
 
-def _check_encoder(index: Index, model: DualEncoder) -> None:
+def check_encoder(index: Index, model: DualEncoder) -> None:
+  """Refuses a dual encoder that did not make the index's vectors.
+
+  Raises:
+    InputError: its fingerprint is another.
+  """
   if model.fingerprint != index.encoder_fingerprint:
     raise InputError(
       "the index holds vectors of another encoder (its fingerprint is "
