@@ -212,6 +212,18 @@ def test_decoding_counts_every_step_of_its_loop():
   assert count(8) - count(4) > 4 * words
 
 
+def test_generating_counts_the_operations_of_all_devices():
+  model = add_sizes(_query_generator(), None)
+
+  def count(num_devices):
+    mesh = make_mesh(1, jax.local_devices()[:num_devices])
+    recipe = Recipe(stage="generate", model=model, max_query_length=4)
+    step = recipe.make_step(mesh, 2 * num_devices)
+    return hlo.count_flops(step.trace().jaxpr, unknown_trips=step.unknown_trips)
+
+  assert count(4) == 4 * count(1)
+
+
 # ----------------------------------------------------------------- bad requests
 
 

@@ -355,8 +355,10 @@ def count_flops(jaxpr: Any, *, unknown_trips: int = 1) -> float:
     if name == "cond":
       total += max(inner)
     else:
-      trips = {"scan": params.get("length"), "while": unknown_trips}
-      total += trips.get(name, 1) * sum(inner)
+      runs = {"scan": params.get("length"), "while": unknown_trips}
+      if name == "shard_map":  # its body is one device's part
+        runs[name] = params["mesh"].size
+      total += runs.get(name, 1) * sum(inner)
   return total
 
 
