@@ -131,7 +131,7 @@ function show(answer, seconds) {
   tell(
     `${(1000 * seconds).toFixed(0)} ms here, ` +
       `${answer.milliseconds.toFixed(1)} ms on the server` +
-      (answer.is_known ? " (question encoded before)" : ""),
+      (answer.is_known ? ", known question" : ""),
   );
 }
 
