@@ -256,11 +256,10 @@ def test_many_questions_at_once_are_answered_as_one_by_one(port, service):
 
 
 def test_a_store_without_queries_has_a_baseline_only(world, tmp_path):
-  encode(
-    checkpoint_path=world / "encoder",
-    passages=world / "passages.jsonl",
-    output_dir=tmp_path / "store",
-  )
+  shutil.copytree(world / "store", tmp_path / "store")
+  manifest = json.loads((tmp_path / "store" / "manifest.json").read_text())
+  manifest["groups"] = []
+  (tmp_path / "store" / "manifest.json").write_text(json.dumps(manifest))
   build_index(embeddings=tmp_path / "store", output_dir=tmp_path / "index")
   shown = read_shown_passages(["p1"], passages=world / "passages.jsonl")
   with LiveSearch(
@@ -544,7 +543,10 @@ def test_a_body_that_never_ends_times_out(service):
 )
 def test_what_does_not_belong_together_is_refused(world, change, words):
   if not (world / "other").exists():
-    write_checkpoint(world / "other", seed=1)
+    shutil.copytree(world / "encoder", world / "other")
+    config = json.loads((world / "encoder" / "dual_encoder.json").read_text())
+    config["query_prefix"] = "another: "
+    (world / "other" / "dual_encoder.json").write_text(json.dumps(config))
     (world / "few.jsonl").write_text(
       '{"docid": "p3", "title": "", "text": "x"}\n'
     )
