@@ -214,8 +214,8 @@ def test_taken_port_is_found():
 
 
 def test_other_stages_take_no_such_flags(capsys):
-  assert cli.main(["encode", "--distributed"]) == 2
-  assert "`xqg encode` runs in one process" in capsys.readouterr().err
+  assert cli.main(["index", "--distributed"]) == 2
+  assert "`xqg index` runs in one process" in capsys.readouterr().err
 
 
 def test_one_host_of_a_pod_is_not_taken_for_all(monkeypatch, capsys):
