@@ -2,6 +2,7 @@
 
 import collections
 import hashlib
+import logging
 import pathlib
 import subprocess
 import sys
@@ -33,6 +34,14 @@ from xqg_jax.training_pairs import TrainingPair, write_training_pairs
 @pytest.fixture(scope="module", autouse=True)
 def folder(tmp_path_factory):
   return register_tiny_tasks(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(autouse=True)
+def no_logs():
+  """What pytest keeps of logs holds on to data sets, which end slowly."""
+  logging.disable()
+  yield
+  logging.disable(logging.NOTSET)
 
 
 def _batches(count, **kwargs):
