@@ -69,22 +69,27 @@ def _decode(model, prompts, keys, sampling=TOP_10, *, allowed=EVERYTHING):
 # ------------------------------------------------------------------- greedy
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("shape", tiny_t5.SHAPES[:2])
-def test_greedy_equals_transformers(shape):
+def _generate_greedily(torch_model, prompts):
+  """What transformers writes to each prompt, without the start token."""
   import torch
 
-  torch_model = tiny_t5.untie(tiny_t5.make_torch_model(shape))
-  lengths = [3 + number % 38 for number in range(50)]
-  prompts = tiny_t5.make_rows(lengths, 40)
   with torch.no_grad():
-    expected = torch_model.generate(
+    return torch_model.generate(
       input_ids=torch.tensor(prompts).long(),
       attention_mask=torch.tensor(prompts != 0).long(),
       max_new_tokens=16,
       do_sample=False,
       num_beams=1,
     ).numpy()[:, 1:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", tiny_t5.SHAPES[:2])
+def test_greedy_equals_transformers(shape):
+  torch_model = tiny_t5.untie(tiny_t5.make_torch_model(shape))
+  lengths = [3 + number % 38 for number in range(50)]
+  prompts = tiny_t5.make_rows(lengths, 40)
+  expected = _generate_greedily(torch_model, prompts)
   ours = _decode(tiny_t5.to_ours(torch_model), prompts, _keys(50, 1), GREEDY)
   padding = ((0, 0), (0, 16 - expected.shape[1]))
   np.testing.assert_array_equal(ours[:, 0], np.pad(expected, padding))
@@ -92,7 +97,7 @@ def test_greedy_equals_transformers(shape):
 
 @pytest.mark.slow
 def test_greedy_equals_transformers_for_a_trained_generator():
-  torch = pytest.importorskip("torch", reason="torch is the reference")
+  pytest.importorskip("torch", reason="torch is the reference")
   transformers = pytest.importorskip("transformers")
   generator = load_query_generator(SHIPPED_GENERATOR)
   texts = [
@@ -107,14 +112,7 @@ def test_greedy_equals_transformers_for_a_trained_generator():
   reference = transformers.MT5ForConditionalGeneration.from_pretrained(
     SHIPPED_GENERATOR
   )
-  with torch.no_grad():
-    expected = reference.generate(
-      input_ids=torch.tensor(prompts).long(),
-      attention_mask=torch.tensor(prompts != 0).long(),
-      max_new_tokens=16,
-      do_sample=False,
-      num_beams=1,
-    ).numpy()[:, 1:]
+  expected = _generate_greedily(reference, prompts)
   ours = _decode(
     (generator.module, generator.params),
     prompts,

@@ -31,15 +31,7 @@ from xqg_jax.training import train
 pytestmark = pytest.mark.usefixtures("quick_compiler")
 
 LANGUAGES = ("fi", "ru", "ko", "ar", "te", "ja", "bn")
-CONFIG = t5.T5Config(
-  vocab_size=tiny_t5.VOCAB_SIZE,
-  emb_dim=16,
-  num_heads=2,
-  head_dim=8,
-  mlp_dim=24,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
+CONFIG = tiny_t5.CONFIG
 PASSAGES = [
   Passage(f"p{n}", "The river flows north. " * (n % 4 + 1), f"River {n}")
   for n in range(9)

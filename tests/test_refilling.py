@@ -15,15 +15,7 @@ from xqg_jax.refilling import decode_queue
 from xqg_jax.sampling import GREEDY, Sampling
 from xqg_jax.slot_decoder import SlotDecoder, plan_calls
 
-CONFIG = t5.T5Config(
-  vocab_size=tiny_t5.VOCAB_SIZE,
-  emb_dim=16,
-  num_heads=2,
-  head_dim=8,
-  mlp_dim=24,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
+CONFIG = tiny_t5.CONFIG
 NUM_SAMPLES, MAX_LENGTH = 3, 12
 # Few tokens beside the end: rows end anywhere between the first and the last.
 ALLOWED = np.isin(np.arange(tiny_t5.VOCAB_SIZE), [1, *range(40, 49)])

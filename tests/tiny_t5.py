@@ -9,6 +9,15 @@ import pytest
 from xqg_jax.models import t5
 
 VOCAB_SIZE = 300
+CONFIG = t5.T5Config(
+  vocab_size=VOCAB_SIZE,
+  emb_dim=16,
+  num_heads=2,
+  head_dim=8,
+  mlp_dim=24,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+)
 # Head sizes 5, 8 and 16; heads times head size below, at and above the width.
 SHAPES = [
   {"d_model": 16, "d_kv": 5, "num_heads": 2, "d_ff": 24, "num_layers": 2},

@@ -6,6 +6,8 @@ import pathlib
 import platform
 import sys
 
+from xqg_jax.files import find_cache_folder
+
 _VARIABLE = "JAX_COMPILATION_CACHE_DIR"
 
 
@@ -20,8 +22,7 @@ def keep_compiled_programs() -> bool:
   """
   if "jax" in sys.modules:
     return False
-  home = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-  folder = pathlib.Path(home).expanduser() / "xqg_jax" / _name_processor()
+  folder = find_cache_folder() / _name_processor()
   os.environ.setdefault(_VARIABLE, str(folder))
   return True
 

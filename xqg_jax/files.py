@@ -17,6 +17,12 @@ from xqg_jax.errors import InputError
 RUN_FILE = "run.json"
 
 
+def find_cache_folder() -> pathlib.Path:
+  """Where copies and compiled programs are kept from one run to the next."""
+  home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return pathlib.Path(home).expanduser() / "xqg_jax"
+
+
 @contextlib.contextmanager
 def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Yields a temporary sibling of `path` that becomes `path` on success.

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from xqg_jax.checkpoints.steps import PARAMS_ITEM, STEP_FOLDER
 from xqg_jax.errors import InputError
-from xqg_jax.files import atomic_path
+from xqg_jax.files import atomic_path, find_cache_folder
 
 _SMALL_FILES = (".json", ".txt", ".model")
 # The first form that is there is copied, and no other.
@@ -44,8 +44,7 @@ def mirror_folder(url: str | os.PathLike) -> pathlib.Path:
       "no known kind of bucket", where=url, mend="use gs:// or s3://"
     ) from None
   key = hashlib.sha256(str(source).encode()).hexdigest()[:16]
-  cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-  target = pathlib.Path(cache).expanduser() / "xqg_jax" / key / source.name
+  target = find_cache_folder() / key / source.name
   is_step = STEP_FOLDER.fullmatch(source.name) is not None
   try:
     if is_step:
