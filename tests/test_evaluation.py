@@ -14,10 +14,11 @@ from xqg_jax.errors import InputError
 from xqg_jax.evaluation import evaluate, to_file_names
 from xqg_jax.files import sha256_file
 from xqg_jax.fusion import Augmentation
-from xqg_jax.pooled_evaluation import pool_evaluations
+from xqg_jax.pooled_evaluation import pool, pool_evaluations
 from xqg_jax.records import Passage, Question, write_passages, write_questions
 from xqg_jax.results import load_evaluation
 from xqg_jax.runs import read_run, write_run
+from xqg_jax.submission import submit
 from xqg_jax.variants import plan_augmentations
 
 PASSAGES = [
@@ -187,23 +188,66 @@ def test_questions_without_results_fail_and_are_named(world):
   assert "better: no results for 3 of 4 questions" in evaluation.table
 
 
-def test_prediction_files_of_other_systems(world):
+def test_files_of_other_systems_stand_in_the_same_table(world):
+  """XOR's form, DPR's objects in it, and Anserini's runs with tabs."""
+  dpr = {"id": "wiki:1", "title": "Oulu", "text": PASSAGES[0].text}
   rows = [
     {"id": "q1", "lang": "fi", "ctxs": ["Unknown text .", PASSAGES[0].text]},
     {"id": "q2", "lang": "fi", "ctxs": [PASSAGES[1].text] * 2},
+    {"id": "q3", "lang": "ru", "question": "?", "ctxs": [dpr]},
   ]
   path = world.root / "peer.json"
   path.write_text(json.dumps(rows))
+  anserini = world.root / "run.anserini.bm25.txt"
+  anserini.write_text(
+    "q1\tQ0\tp1\t1\t12.345600\tAnserini\n"
+    "q2 Q0 p3 1 7.100000 Anserini\nq2 Q0 p2 2 7.100000 Anserini\n"
+  )
   (world.root / "qrels.txt").write_text("q1 0 p1 1\nq2 0 p2 1\nq3 0 p1 1\n")
   evaluation = run_evaluation(
     world,
-    runs={"base": world.base, "peer": path},
+    runs={"base": world.base, "peer": path, "bm25": anserini},
     qrels=world.root / "qrels.txt",
   )
-  assert evaluation.result("peer", "R@12t", "fi")["value"] == 100.0
-  assert evaluation.result("peer", "R@6t", "fi")["value"] == 50.0
-  assert evaluation.result("peer", "RR@10", "fi")["value"] == 75.0
+  result = evaluation.result
+  assert result("peer", "R@12t", "fi")["value"] == 100.0
+  assert result("peer", "R@6t", "fi")["value"] == 50.0
+  assert result("peer", "RR@10", "fi")["value"] == 75.0
+  assert result("peer", "RR@10", "ru")["value"] == 100.0
+  assert result("bm25", "RR@10", "fi")["value"] == 75.0
+  assert result("bm25", "RR@10", "ru")["value"] == 0.0
+  rows = [line.split()[0] for line in evaluation.table.splitlines()[:4]]
+  assert rows == ["R@6t", "base", "peer", "bm25"]
   assert "peer: 2 texts are no passage of the collection" in evaluation.table
+
+
+def test_submission_for_the_leaderboard(world, capsys):
+  with world.questions.open("w") as file:  # as the test set: no answers
+    write_questions(file, [Question(f"q{n}", "?", "fi") for n in (1, 2, 3, 9)])
+  write_run(world.better, {q: BETTER[q] for q in ("q1", "q2", "q3")})
+  path = submit(
+    run=world.better,
+    questions=world.questions,
+    passages=world.passages,
+    output_dir=world.out,
+  )
+  rows = json.loads(path.read_text())
+  assert [row["id"] for row in rows] == ["q1", "q2", "q3", "q9"]
+  assert rows[0] == {
+    "id": "q1",
+    "lang": "fi",
+    "ctxs": [PASSAGES[0].text, PASSAGES[2].text],
+  }
+  told = capsys.readouterr().err
+  assert "1 of 4 questions have no passages" in told
+  assert "3 of 4 questions may have fewer than 5,000 tokens" in told
+  with pytest.raises(InputError, match="question 'q4' is not in"):
+    submit(
+      run=world.base,
+      questions=world.questions,
+      passages=world.passages,
+      output_dir=world.root / "other",
+    )
 
 
 # ----------------------------------------------------------------------- files
@@ -410,6 +454,8 @@ def test_damaged_question_embeddings(world, search_folder, harm, message):
 def test_plans():
   named = {"three": Augmentation(reduction="sum", alpha=0.1, num_queries=3)}
   assert plan_augmentations((), "sum", named) == named
+  planned = plan_augmentations((0.1,), "mean", list(named.values()), (2, 4))
+  assert list(planned) == ["mean 0.1 2q", "mean 0.1 4q", "sum 0.1 3q"]
   planned = plan_augmentations((0.1,), "mean", list(named.values()))
   assert list(planned) == ["mean 0.1", "sum 0.1 3q"]
   with pytest.raises(InputError, match="alpha is 2"):
@@ -529,10 +575,11 @@ def make_seed(world, number, *, shared_questions):
   )
 
 
-def test_pooled_seeds(world):
+def test_pooled_seeds(world, capsys):
   seeds = [make_seed(world, n, shared_questions=False) for n in range(5)]
   folders = [evaluation.folder for evaluation in seeds]
-  pooled = pool_evaluations(folders, output_dir=world.root / "pool")
+  pooled = pool(evaluations=folders, output_dir=world.root / "pool")
+  assert pooled.table in capsys.readouterr().out
   values = [e.result("better", "RR@10")["value"] for e in seeds]
   differences = [e.result("better", "RR@10")["difference"] for e in seeds]
   macro = pooled.result("better", "RR@10")

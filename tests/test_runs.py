@@ -97,15 +97,13 @@ def test_predictions_are_what_the_official_scorer_takes(tmp_path):
   run = {"1": {"p2": 1.0, "p0": 3.0, "p1": 2.0}}
   questions = [Question("1", "?", "ja"), Question("2", "?", "te")]
   path = tmp_path / "p.json"
-  runs.write_predictions(
-    path, run, questions=questions, passages=_passages(1), max_passages=2
-  )
+  runs.write_predictions(path, run, questions=questions, passages=_passages(1))
   assert json.loads(path.read_text()) == [
-    {"id": "1", "lang": "ja", "ctxs": ["t0 ", "t1 "]},
+    {"id": "1", "lang": "ja", "ctxs": ["t0 ", "t1 ", "t2 "]},
     {"id": "2", "lang": "te", "ctxs": []},
   ]
   assert runs.read_predictions(path) == [
-    runs.Prediction("1", "ja", ("t0 ", "t1 ")),
+    runs.Prediction("1", "ja", ("t0 ", "t1 ", "t2 ")),
     runs.Prediction("2", "te", ()),
   ]
 
@@ -134,9 +132,14 @@ def test_predictions_refuse_a_passage_of_another_collection(tmp_path):
 
 
 def test_prediction_files_of_others_are_read(tmp_path):
-  text = json.dumps([{"id": 12345, "lang": " ar", "ctxs": ["a"], "more": 1}])
-  assert runs.read_predictions(_write(tmp_path / "p", text)) == [
-    runs.Prediction("12345", "ar", ("a",))
+  dpr = {"id": "wiki:7", "title": "T", "text": "b", "has_answer": False}
+  rows = [
+    {"id": 12345, "lang": " ar", "ctxs": ["a"], "more": 1},
+    {"id": "6", "lang": "te", "question": "?", "answers": [], "ctxs": [dpr]},
+  ]
+  assert runs.read_predictions(_write(tmp_path / "p", json.dumps(rows))) == [
+    runs.Prediction("12345", "ar", ("a",)),
+    runs.Prediction("6", "te", ("b",)),
   ]
 
 
@@ -150,6 +153,7 @@ def test_prediction_files_of_others_are_read(tmp_path):
     ([{"id": 1, "ctxs": []}], "entry 1: the field 'lang' is missing"),
     ([{"id": 1, "lang": "ja", "ctxs": "abc"}], "'ctxs' is not a list"),
     ([{"id": 1, "lang": "ja", "ctxs": [1]}], "'ctxs' is not a list"),
+    ([{"id": 1, "lang": "ja", "ctxs": [{}]}], "'ctxs' is not a list"),
     (
       [{"id": i, "lang": "ja", "ctxs": []} for i in (1, 2, "1")],
       "entry 3: question '1' stands twice",

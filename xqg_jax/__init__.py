@@ -3,7 +3,7 @@
 One function a stage, each also a verb of the command line:
 
   prepare, plan, train, export, generate, filter_queries, encode, augment,
-  tune_alpha, build_index, search, ask, serve, evaluate, report
+  tune_alpha, build_index, search, ask, serve, evaluate, pool, submit, report
 
 and of a store: describe_store, verify_store, export_store, import_vectors.
 
@@ -45,6 +45,7 @@ _PUBLIC = {
   "open_store": "store",
   "open_view": "augmentation",
   "plan": "planning",
+  "pool": "pooled_evaluation",
   "prepare": "preparation",
   "read_generated_queries": "records",
   "read_passages": "records",
@@ -54,6 +55,7 @@ _PUBLIC = {
   "run_demo": "demo",
   "search": "searching",
   "serve": "serving",
+  "submit": "submission",
   "success_at_k_tokens": "measures",
   "train": "training",
   "tune_alpha": "tuning",

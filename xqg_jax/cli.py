@@ -90,6 +90,10 @@ STAGES = {
   "search --query": Stage("asking:ask", "print passages for one question"),
   "serve": Stage("serving:serve", "a search page on this machine"),
   "evaluate": Stage("evaluation:evaluate", "score and compare runs"),
+  "pool": Stage(
+    "pooled_evaluation:pool", "evaluations of several seeds as one"
+  ),
+  "submit": Stage("submission:submit", "a file for XOR-Retrieve's leaderboard"),
   "report": Stage("reporting:report", "one HTML page of results"),
 }
 

@@ -57,6 +57,7 @@ def evaluate(
   measures: Sequence[str] = DEFAULT_MEASURES,
   alphas: Sequence[float] | Mapping[str, Sequence[float]] = (),
   reduction: Literal["sum", "mean"] = "sum",
+  num_queries: Sequence[int] = (),
   augmentations: Mapping[str, Augmentation] | Sequence[Augmentation] = (),
   tokenizer: Literal["punkt", "no_sentences"] = "punkt",
   punkt_dir: str | os.PathLike | None = None,
@@ -88,6 +89,8 @@ def evaluate(
     alphas: score these alphas too, from the baseline's embeddings (which must
       come from a search folder): numbers, or {reduction: numbers}.
     reduction: "sum" or "mean", for `alphas` that are plain numbers.
+    num_queries: each of `alphas` with the first n generated queries of each
+      language, for these n; the store must keep queries apart by rank.
     augmentations: further augmentations to score likewise.
     tokenizer: "punkt" counts tokens as the official scorer does and needs
       NLTK's punkt_tab; "no_sentences" needs no data.
@@ -112,7 +115,7 @@ def evaluate(
     "rounds": rounds,
     "seed": seed,
   }
-  planned = plan_augmentations(alphas, reduction, augmentations)
+  planned = plan_augmentations(alphas, reduction, augmentations, num_queries)
   _check_settings(settings, runs, planned)
   sources = _describe_sources(runs, questions, passages, qrels)
   claim = functools.partial(

@@ -26,6 +26,36 @@ from xqg_jax.results import (
 )
 
 
+def pool(
+  *,
+  evaluations: Sequence[str | os.PathLike],
+  output_dir: str | os.PathLike,
+  rounds: int = 10_000,
+  seed: int = 0,
+) -> Evaluation:
+  """Aggregates evaluations made with several seeds, and prints the table.
+
+  Values and differences are means over the evaluations, with their standard
+  deviation. The paired tests take all questions together; one that several
+  evaluations share enters once, with its mean.
+
+  Args:
+    evaluations: folders of `evaluate`, made alike.
+    output_dir: folder to write, of the same form: `report` takes it.
+    rounds: of the randomization test and the bootstrap.
+    seed: of both.
+
+  Raises:
+    InputError: a folder without a finished evaluation, or with other
+      variants, measures or another baseline than the first.
+  """
+  pooled = pool_evaluations(
+    evaluations, output_dir=output_dir, rounds=rounds, seed=seed
+  )
+  print(pooled.table)
+  return pooled
+
+
 def pool_evaluations(
   evaluations: Sequence[str | os.PathLike],
   *,

@@ -160,12 +160,11 @@ def write_predictions(
   *,
   questions: Iterable[Question],
   passages: Mapping[str, Passage],
-  max_passages: int = 100,
 ) -> None:
   """Writes the JSON that XOR-Retrieve's scorer and leaderboard take.
 
   A list of `{"id", "lang", "ctxs"}`, with the texts of the best passages in
-  `ctxs`, as many as 5,000 tokens need and at most `max_passages`. Every
+  `ctxs`, as many as 5,000 tokens need: the scorer reads no further. Every
   question is in it: the scorer leaves absent ones out of the average instead
   of counting them as missed.
 
@@ -174,7 +173,6 @@ def write_predictions(
     run: the ranked passages.
     questions: the questions asked.
     passages: the passages by id.
-    max_passages: the most texts for a question.
 
   Raises:
     InputError: the run names a passage that is not among `passages`.
@@ -183,9 +181,7 @@ def write_predictions(
     {
       "id": question.question_id,
       "lang": question.language,
-      "ctxs": _select_texts(
-        run.get(question.question_id, {}), passages, max_passages
-      ),
+      "ctxs": _select_texts(run.get(question.question_id, {}), passages),
     }
     for question in questions
   ]
@@ -195,9 +191,7 @@ def write_predictions(
 
 
 def _select_texts(
-  scores: Mapping[str, float],
-  passages: Mapping[str, Passage],
-  max_passages: int,
+  scores: Mapping[str, float], passages: Mapping[str, Passage]
 ) -> list[str]:
   """The best texts until they surely hold the longest budget of tokens.
 
@@ -207,7 +201,7 @@ def _select_texts(
   texts: list[str] = []
   num_words = 0
   for passage_id in sort_neighbors(scores):
-    if len(texts) >= max_passages or num_words >= MAX_TOKENS:
+    if num_words >= MAX_TOKENS:
       break
     if passage_id not in passages:
       raise InputError(
@@ -221,6 +215,8 @@ def _select_texts(
 
 def read_predictions(path: str | os.PathLike) -> list[Prediction]:
   """Reads an XOR-Retrieve prediction file, of this or of another system.
+
+  `ctxs` holds texts or, as DPR's retriever writes them, objects with a `text`.
 
   Raises:
     InputError: the file is missing, is not a list of `{"id", "lang",
@@ -255,6 +251,8 @@ def _to_prediction(row: Any, where: str) -> Prediction:
       mend='write {"id": ..., "lang": ..., "ctxs": [...]}',
     )
   texts: Sequence[Any] = get_field(row, "ctxs", where)
+  if isinstance(texts, list):
+    texts = [t.get("text") if isinstance(t, dict) else t for t in texts]
   if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
     raise InputError(
       "'ctxs' is not a list of texts",

@@ -120,19 +120,25 @@ def plan_augmentations(
   alphas: Sequence[float] | Mapping[str, Sequence[float]],
   reduction: str,
   augmentations: Mapping[str, Augmentation] | Sequence[Augmentation],
+  num_queries: Sequence[int] = (),
 ) -> dict[str, Augmentation]:
   """The augmentations to score, by the names they are shown under.
+
+  Every alpha is tried with every number of queries a language.
 
   >>> list(plan_augmentations((0.1, 0.2), "mean", ()))
   ['mean 0.1', 'mean 0.2']
   >>> list(plan_augmentations({"sum": [0.01], "mean": [0.2]}, "sum", ()))
   ['sum 0.01', 'mean 0.2']
+  >>> list(plan_augmentations((0.1,), "sum", (), (1, 3)))
+  ['sum 0.1 1q', 'sum 0.1 3q']
   """
   by_reduction = alphas if isinstance(alphas, Mapping) else {reduction: alphas}
   planned = [
-    Augmentation(reduction=name, alpha=alpha)
+    Augmentation(reduction=name, alpha=alpha, num_queries=number)
     for name, values in by_reduction.items()
     for alpha in values
+    for number in num_queries or (None,)
   ]
   if isinstance(augmentations, Mapping):
     named = dict(augmentations)
