@@ -12,6 +12,7 @@ if __name__ == "tasks":
   )
 
 from xqg_jax.tasks.dual_encoder import register_dual_encoder_task
+from xqg_jax.tasks.generated import register_generated_tasks, split_name
 from xqg_jax.tasks.generation import (
   register_generation_tasks,
   register_inference_task,
@@ -34,11 +35,13 @@ __all__ = [
   "local_generation",
   "local_inference",
   "register_dual_encoder_task",
+  "register_generated_tasks",
   "register_generation_tasks",
   "register_inference_task",
   "register_local_tasks",
   "register_tasks_of",
   "register_xor_tydi_tasks",
+  "split_name",
   "xor_tydi_dual_encoder",
   "xor_tydi_generation",
 ]

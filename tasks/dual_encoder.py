@@ -16,6 +16,7 @@ def register_dual_encoder_task(
   source: seqio.DataSource,
   vocabulary: seqio.Vocabulary,
   config: DualEncoderConfig,
+  draws_query: bool = False,
 ) -> None:
   """Registers a task of questions with positives and hard negatives.
 
@@ -24,13 +25,17 @@ def register_dual_encoder_task(
     source: of training pairs.
     vocabulary: of queries and passages.
     config: gives the prefixes of queries and passages.
+    draws_query: whether an example has several `queries`, of which each epoch
+      draws one.
   """
   features = {"query": 1, "passage": 1, "negative_passages": 2}
   seqio.TaskRegistry.remove(name)
   seqio.TaskRegistry.add(
     name,
     source=source,
-    preprocessors=make_dual_encoder_preprocessors(config),
+    preprocessors=make_dual_encoder_preprocessors(
+      config, draws_query=draws_query
+    ),
     output_features={
       key: seqio.Feature(vocabulary, add_eos=False, rank=rank)
       for key, rank in features.items()

@@ -22,7 +22,12 @@ def test_the_whole_road_at_its_smallest(tmp_path):
     )
 
   result = run()
-  assert list(result.metrics["variants"])[:2] == ["baseline", "augmented"]
+  assert list(result.metrics["variants"])[:4] == [
+    "baseline",
+    "augmented",
+    "trained on generated",
+    "trained on generated, augmented",
+  ]
   cell = result.result("augmented", "R@2kt")
   assert cell["n"] == 7 * 60
   assert 0 <= cell["p"] <= 1

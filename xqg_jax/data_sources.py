@@ -115,10 +115,11 @@ class TrainingPairsSource(seqio.DataSource):
   def _rows(self, split: str) -> Iterator[dict[str, Any]]:
     for pair in read_pairs(self._paths[split]):
       if self._language in (None, pair.language):
-        yield _to_features(pair)
+        yield to_features(pair)
 
 
-def _to_features(pair: TrainingPair) -> dict[str, Any]:
+def to_features(pair: TrainingPair) -> dict[str, Any]:
+  """The features of `PAIR_SPEC`."""
   return {
     "query_id": pair.query_id,
     "query": pair.query,

@@ -1,8 +1,9 @@
 """Stage `demo`: the whole road on a collection made here.
 
 The query generator starts from a small one that is shipped, as a real run
-starts from a pretrained mT5, and is fine-tuned on the training split. The dual
-encoder is trained on that split from scratch.
+starts from a pretrained mT5, and is fine-tuned on the training split. One dual
+encoder is trained on that split from scratch, another on the generated queries;
+each is searched with and without augmentation.
 """
 
 import dataclasses
@@ -22,6 +23,7 @@ from xqg_jax.demo_pretraining import (
 from xqg_jax.dual_encoder_model import DualEncoderModel
 from xqg_jax.encoding import encode
 from xqg_jax.evaluation import Evaluation, evaluate
+from xqg_jax.generated_pairs import GeneratedPairs
 from xqg_jax.generation import generate
 from xqg_jax.indexing import build_index
 from xqg_jax.models.bert_config import BertConfig
@@ -40,6 +42,31 @@ CURVE = (0.01, 0.02, 0.05, 0.1, 0.2)
 MAX_TRAIN_QUESTIONS = 28_000
 
 
+@dataclasses.dataclass(frozen=True)
+class Student:
+  """A dual encoder of the demo, by what it learns from.
+
+  Attributes:
+    task: the task that it is trained on.
+    suffix: of its folders' names.
+    runs: names of its runs, plain and augmented.
+  """
+
+  task: str
+  suffix: str
+  runs: tuple[str, str]
+
+
+STUDENTS = (
+  Student("local_dual_encoder", "", ("baseline", "augmented")),
+  Student(
+    "local_dual_encoder_generated",
+    "_generated",
+    ("trained on generated", "trained on generated, augmented"),
+  ),
+)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DemoRun:
   """One seed of the demo: its folder and settings.
@@ -50,7 +77,7 @@ class DemoRun:
     num_passages: size of the collection.
     seed: of the collection, both models and the sampling.
     generator_steps: training steps of the query generator.
-    encoder_steps: training steps of the dual encoder.
+    encoder_steps: training steps of each dual encoder.
     alpha: weight of the query sum.
   """
 
@@ -64,7 +91,13 @@ class DemoRun:
 
   def run(self) -> Evaluation:
     """Runs every stage; one that is finished is not run again."""
-    for step in (self.prepare, self.train, self.generate, self.encode):
+    for step in (
+      self.prepare,
+      self.train_generator,
+      self.generate,
+      self.train_encoders,
+      self.encode_and_search,
+    ):
       _timed(step)
     return _timed(self.evaluate)
 
@@ -80,17 +113,21 @@ class DemoRun:
       vocab_size=VOCAB_SIZE,
     )
 
-  def train(self) -> None:
-    """Trains query generator and dual encoder on the training pairs."""
-    common = {
-      "data_dir": self.path("collection"),
-      "batch_size": 64,
-      "schedule": "cosine",
-      "log_period": 10,
-      "seed": self.seed,
-    }
+  def _train(self, model_dir: str, **settings: Any) -> None:
     train(
-      model_dir=self.path("generator"),
+      model_dir=self.path(model_dir),
+      data_dir=self.path("collection"),
+      batch_size=64,
+      schedule="cosine",
+      log_period=10,
+      seed=self.seed,
+      **settings,
+    )
+
+  def train_generator(self) -> None:
+    """Fine-tunes the query generator on the training pairs."""
+    self._train(
+      "generator",
       model=QueryGeneratorModel(dropout_rate=0.0),
       initial_checkpoint_path=str(self.pretrained),
       mixture_or_task_name="local_generation",
@@ -100,16 +137,6 @@ class DemoRun:
       },
       train_steps=self.generator_steps,
       learning_rate=5e-4,
-      **common,
-    )
-    train(
-      model_dir=self.path("encoder"),
-      model=make_encoder_model(self.path("collection/bert_tokenizer")),
-      mixture_or_task_name="local_dual_encoder",
-      train_steps=self.encoder_steps,
-      warmup_steps=self.encoder_steps // 10,
-      learning_rate=2e-3,
-      **common,
     )
 
   def generate(self) -> None:
@@ -123,34 +150,60 @@ class DemoRun:
       seed=self.seed,
     )
 
-  def encode(self) -> None:
-    """Encodes, augments, builds both indexes and searches them."""
-    encode(
-      checkpoint_path=self.path("encoder"),
+  def train_encoders(self) -> None:
+    """Trains a dual encoder on the training pairs, one on the queries."""
+    generated = GeneratedPairs(
       passages=self.path("collection/passages.tsv"),
       generated_queries=self.path("generated_queries"),
-      output_dir=self.path("store"),
     )
-    augment(
-      store=self.path("store"), output_dir=self.path("view"), alpha=self.alpha
-    )
-    for name, embeddings in (("baseline", "store"), ("augmented", "view")):
-      build_index(
-        embeddings=self.path(embeddings), output_dir=self.path(f"index_{name}")
-      )
-      search(
-        index=self.path(f"index_{name}"),
-        questions=self.path("collection/questions_dev.jsonl"),
-        checkpoint_path=self.path("encoder"),
-        output_dir=self.path(f"search_{name}"),
+    for student in STUDENTS:
+      self._train(
+        f"encoder{student.suffix}",
+        model=make_encoder_model(self.path("collection/bert_tokenizer")),
+        mixture_or_task_name=student.task,
+        generated_pairs=generated if student.suffix else None,
+        train_steps=self.encoder_steps,
+        warmup_steps=self.encoder_steps // 10,
+        learning_rate=2e-3,
       )
 
+  def encode_and_search(self) -> None:
+    """Encodes, augments, builds indexes and searches them."""
+    for student in STUDENTS:
+      self._encode(student)
+      for run, embeddings in zip(student.runs, ("store", "view"), strict=True):
+        self._search(student, run, self.path(embeddings + student.suffix))
+
+  def _encode(self, student: Student) -> None:
+    store = self.path(f"store{student.suffix}")
+    encode(
+      checkpoint_path=self.path(f"encoder{student.suffix}"),
+      passages=self.path("collection/passages.tsv"),
+      generated_queries=self.path("generated_queries"),
+      output_dir=store,
+    )
+    augment(
+      store=store,
+      output_dir=self.path(f"view{student.suffix}"),
+      alpha=self.alpha,
+    )
+
+  def _search(self, student: Student, run: str, embeddings: str) -> None:
+    build_index(embeddings=embeddings, output_dir=self.path(f"indexes/{run}"))
+    search(
+      index=self.path(f"indexes/{run}"),
+      questions=self.path("collection/questions_dev.jsonl"),
+      checkpoint_path=self.path(f"encoder{student.suffix}"),
+      output_dir=self.path(f"searches/{run}"),
+    )
+
   def evaluate(self) -> Evaluation:
-    """Compares the augmented run with the baseline on the dev questions."""
+    """Compares the runs with the baseline on the dev questions."""
     return evaluate(
       runs={
-        "baseline": self.path("search_baseline"),
-        "augmented": self.path("search_augmented"),
+        run: self.path(f"searches/{run}")
+        for student in STUDENTS
+        for run in student.runs
       },
       questions=self.path("collection/questions_dev.jsonl"),
       passages=self.path("collection/passages.tsv"),
@@ -173,15 +226,23 @@ def _timed(step: Callable[[], Any]) -> Any:
   return result
 
 
-def make_encoder_model(tokenizer: str) -> DualEncoderModel:
-  """A two-layer BERT of width 64 with random parameters, mean pooling."""
+def make_encoder_model(
+  tokenizer: str, *, num_layers: int = 2, width: int = 64
+) -> DualEncoderModel:
+  """A small BERT with random parameters and mean pooling.
+
+  Args:
+    tokenizer: its folder.
+    num_layers: of the transformer.
+    width: of its hidden states; a multiple of 32, the width of a head.
+  """
   return DualEncoderModel(
     config=BertConfig(
       vocab_size=VOCAB_SIZE,
-      hidden_size=64,
-      num_hidden_layers=2,
-      num_attention_heads=2,
-      intermediate_size=256,
+      hidden_size=width,
+      num_hidden_layers=num_layers,
+      num_attention_heads=width // 32,
+      intermediate_size=4 * width,
       max_position_embeddings=PASSAGE_LENGTH,
     ),
     encoder=DualEncoderConfig(
@@ -214,8 +275,8 @@ def run_demo(
     num_passages: size of each collection, 200 to 1,000,000.
     seeds: one whole run each; their evaluations are pooled.
     generator_steps: fine-tuning steps of the query generator.
-    encoder_steps: training steps of the dual encoder.
-    alpha: weight of the query sum in the augmented run.
+    encoder_steps: training steps of each dual encoder.
+    alpha: weight of the query sum in the augmented runs.
     retrain: pretrain the query generator here too, instead of starting from
       the shipped one; takes about 20 minutes on two CPU cores.
 
@@ -253,7 +314,10 @@ def run_demo(
     print(result.table)
   report(
     evaluations=[str(result.folder)],
-    model_dirs=[runs[0].path("generator"), runs[0].path("encoder")],
+    model_dirs=[
+      runs[0].path(name)
+      for name in ("generator", "encoder", "encoder_generated")
+    ],
     generated_queries=runs[0].path("generated_queries"),
     output_dir=folder / "report",
     title="xqg_jax demo: queries generated in seven languages",

@@ -99,7 +99,11 @@ class DualEncoderModel:
   dtype: str = "float32"
 
   task_kind = "dual_encoder"
-  num_draws = 4
+
+  @property
+  def num_draws(self) -> int:
+    """See `TrainableModel`; hard negatives take most of an example's memory."""
+    return 4 if self.num_negatives else 32
 
   def complete(
     self, checkpoint_path: Path | None

@@ -3,7 +3,7 @@
 The road of an example, with what a step does once and what it does each epoch:
 
   query and passage texts -> tokens -> kept in memory
-  | each epoch: draw a positive and hard negatives, cut to length
+  | each epoch: draw a query, a positive and hard negatives, cut to length
 
 Collections too large to keep as tokens are tokenised in each epoch, after the
 draw. All draws are stateless: SeqIO's seed decides them.
@@ -31,10 +31,10 @@ def to_query_and_passages(
 ) -> tf.data.Dataset:
   """Makes the texts that the encoder sees, with the prefixes of `config`.
 
-  Features: `query`, a string; `positives` and `negatives`, lists of strings
-  as `DualEncoder.format_passage` makes them. For losses there are also
-  `answer_ids`, [answers, 2], and of both kinds of passages `..._ids`,
-  [passages, 2], and `..._scores`.
+  Features: `query`, a string, or `queries`, a list; `positives` and
+  `negatives`, lists of strings as `DualEncoder.format_passage` makes them. For
+  losses there are also `answer_ids`, [answers, 2], and of both kinds of
+  passages `..._ids`, [passages, 2], and `..._scores`.
   """
 
   def passages(titles: tf.Tensor, texts: tf.Tensor) -> tf.Tensor:
@@ -42,8 +42,9 @@ def to_query_and_passages(
     return config.passage_prefix + titles + texts
 
   def convert(example: Example) -> dict[str, tf.Tensor]:
+    query = "queries" if "queries" in example else "query"
     return {
-      "query": config.query_prefix + example["query"],
+      query: config.query_prefix + example[query],
       "positives": passages(
         example["positive_titles"], example["positive_texts"]
       ),
@@ -124,6 +125,19 @@ def tokenize_texts(
     return {**example, **tokens}
 
   return dataset.map(convert, num_parallel_calls=tf.data.AUTOTUNE)
+
+
+@seqio.map_over_dataset(num_seeds=1)
+def draw_query(
+  example: Example, seed: tuple[tf.Tensor, tf.Tensor]
+) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+  """Draws `query` of the `queries`."""
+  queries = example["queries"]
+  choice = tf.random.stateless_uniform(
+    [], seed, 0, _num_rows(queries), tf.int32
+  )
+  others = {key: x for key, x in example.items() if key != "queries"}
+  return {**others, "query": queries[choice]}
 
 
 @seqio.map_over_dataset(num_seeds=2)
@@ -232,9 +246,15 @@ def _cut_rows(
 
 
 def make_dual_encoder_preprocessors(
-  config: DualEncoderConfig,
+  config: DualEncoderConfig, *, draws_query: bool = False
 ) -> tuple[Callable[..., tf.data.Dataset], ...]:
-  """The preprocessors of a dual-encoder task, in order."""
+  """The preprocessors of a dual-encoder task, in order.
+
+  Args:
+    config: gives the prefixes of queries and passages.
+    draws_query: whether an example has several `queries`, of which each epoch
+      draws one.
+  """
 
   def to_texts(dataset: tf.data.Dataset) -> tf.data.Dataset:
     return to_query_and_passages(dataset, config)
@@ -243,6 +263,7 @@ def make_dual_encoder_preprocessors(
     to_texts,
     tokenize_if_small,
     seqio.CacheDatasetPlaceholder(),
+    *([draw_query] if draws_query else []),
     sample_passages,
     tokenize_texts,
     cut_to_length,

@@ -31,7 +31,7 @@ class TrainableModel(Protocol):
 
   Attributes:
     task_kind: ending of the names of its tasks.
-    num_draws: how many different draws of an example's passages to prepare.
+    num_draws: how many different draws of an example's texts to prepare.
     tokenizer: the tokenizer, or its folder; None takes the checkpoint's.
   """
 

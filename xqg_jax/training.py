@@ -19,6 +19,7 @@ from xqg_jax.checkpoints.t5x_layouts import T5xCheckpoint
 from xqg_jax.dual_encoder_model import DualEncoderModel
 from xqg_jax.errors import InputError, Stopped
 from xqg_jax.files import claim_output_dir, lock_folder, write_json
+from xqg_jax.generated_pairs import GeneratedPairs
 from xqg_jax.optimizers import make_optimizer, make_schedule
 from xqg_jax.query_generator_model import QueryGeneratorModel
 from xqg_jax.sharding import (
@@ -66,6 +67,7 @@ def train(
   batch_size: int,
   task_feature_lengths: Mapping[str, int] | None = None,
   data_dir: str | os.PathLike | None = None,
+  generated_pairs: GeneratedPairs | None = None,
   initial_checkpoint_path: str | os.PathLike | None = None,
   restore_optimizer: bool = False,
   optimizer: str = "adamw",
@@ -103,6 +105,9 @@ def train(
       `<name>_dual_encoder` are registered for any `<name>`. For a shipped task
       (`xqg_generation`, `xdr_xor_tydi`, `xdr_nq`, ...) the folder that
       `prepare` wrote; None: where TFDS usually keeps its data.
+    generated_pairs: generated queries for a dual encoder. With them there are,
+      beside each of its tasks, `<task>_generated`, which has nothing else, and
+      `<task>_mixed`, the mixture of both.
     initial_checkpoint_path: where to begin; None begins from random
       parameters.
     restore_optimizer: goes on where T5X stopped: takes the step and Adafactor's
@@ -155,7 +160,7 @@ def train(
       ),
       stop=stop,
     )
-    model.register_tasks(mixture_or_task_name, data_dir)
+    _register_tasks(model, mixture_or_task_name, data_dir, generated_pairs)
     run.claim_folder()
     if not run.is_finished:
       run.go_on(params)
@@ -197,6 +202,7 @@ class _Run:
     deciding = {
       k: v for k, v in self.arguments.items() if k not in _FREE_ARGUMENTS
     }
+    generated = deciding["generated_pairs"]
     for is_turn in (_is_first(), not _is_first()):
       if is_turn:
         claim_output_dir(
@@ -204,6 +210,7 @@ class _Run:
           stage="train",
           arguments={
             **deciding,
+            "generated_pairs": generated and generated.describe(),
             "task_feature_lengths": self.lengths,
             "model": self.trainer.model.describe(),
           },
@@ -278,7 +285,7 @@ class _Run:
 
   def _make_batches(self, start_step: int) -> Iterator[dict[str, np.ndarray]]:
     part, num_parts = find_batch_part(self.trainer.mesh)
-    names = ("mixture_or_task_name", "batch_size", "seed")
+    names = ("mixture_or_task_name", "batch_size", "train_steps", "seed")
     return _make_batches(
       self.trainer.model,
       task_feature_lengths=self.lengths,
@@ -314,6 +321,39 @@ def _is_first() -> bool:
 def _wait_for_others(what: str) -> None:
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(what)
+
+
+def _register_tasks(
+  model: TrainableModel,
+  mixture_or_task_name: str,
+  data_dir: str | os.PathLike | None,
+  generated_pairs: GeneratedPairs | None,
+) -> None:
+  if generated_pairs is None:
+    model.register_tasks(mixture_or_task_name, data_dir)
+    return
+  if not isinstance(model, DualEncoderModel):
+    raise InputError(
+      "generated queries train a dual encoder, and this is none",
+      mend="leave GENERATED_PAIRS out",
+    )
+  # SeqIO pulls in TensorFlow, which only training needs.
+  from xqg_jax import tasks
+
+  name, ending = tasks.split_name(mixture_or_task_name)
+  if not ending:
+    raise InputError(
+      f"the task {mixture_or_task_name!r} does not use GENERATED_PAIRS",
+      mend=f"set MIXTURE_OR_TASK_NAME to {name}_generated or {name}_mixed",
+    )
+  if ending == "_mixed":
+    model.register_tasks(name, data_dir)
+  tasks.register_generated_tasks(
+    name=name,
+    pairs=generated_pairs,
+    tokenizer=model.tokenizer,
+    config=model.encoder,
+  )
 
 
 def _check_dev(

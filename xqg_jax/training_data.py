@@ -37,6 +37,7 @@ def make_batches(
   batch_size: int,
   seed: int,
   start_step: int = 0,
+  train_steps: int | None = None,
   num_draws: int = 1,
   max_examples_in_memory: int = MAX_CACHED_EXAMPLES,
   process_index: int = 0,
@@ -55,6 +56,8 @@ def make_batches(
     batch_size: examples in a batch.
     seed: decides order, mixing and draws.
     start_step: the first step asked for.
+    train_steps: of the whole run, which needs no more draws than epochs; None:
+      no end is known.
     num_draws: a collection in memory takes turns, epoch by epoch, among so
       many draws of the task's random preprocessing.
     max_examples_in_memory: larger collections are streamed.
@@ -78,7 +81,8 @@ def make_batches(
     _read, task_feature_lengths, feature_converter, seed=seed
   )
   tasks = seqio.get_subtasks(provider)
-  if _count_examples(tasks) > max_examples_in_memory:
+  num_examples = _count_examples(tasks)
+  if num_examples > max_examples_in_memory:
     dataset = read(
       provider,
       shuffle=True,
@@ -88,6 +92,9 @@ def make_batches(
     )
     dataset = dataset.batch(part_size, drop_remainder=True)
     return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+  if train_steps is not None:
+    num_epochs = math.ceil(train_steps * batch_size / num_examples)
+    num_draws = min(num_draws, num_epochs)
   parts = [
     _to_arrays(read(task, shuffle=False, num_epochs=num_draws))
     for task in tasks
