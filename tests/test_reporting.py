@@ -3,6 +3,7 @@
 import html.parser
 import json
 import re
+import shutil
 
 import pytest
 
@@ -17,7 +18,7 @@ from xqg_jax.records import (
   write_passages,
   write_questions,
 )
-from xqg_jax.reporting import highlight, report
+from xqg_jax.reporting import _choose_bars, highlight, report
 from xqg_jax.runs import write_run
 
 EVIL = "<script>alert('x')</script><img src=x onerror=alert(1)>"
@@ -73,13 +74,13 @@ def world(tmp_path):
   return tmp_path
 
 
-def run_evaluation(world, name="evaluation", seed=0):
+def run_evaluation(world, name="evaluation", seed=0, questions=None):
   return evaluate(
     runs={
       "base": world / "base.trec",
       f"mine {EVIL} $x_1$": world / "mine.trec",
     },
-    questions=world / "questions.jsonl",
+    questions=questions or world / "questions.jsonl",
     passages=world / "passages.tsv",
     output_dir=world / name,
     tokenizer="no_sentences",
@@ -169,6 +170,32 @@ def test_loss_curves_configs_and_fingerprints(world):
   assert f"xqg train --gin_file={model_dir}/operative_config.gin" in text
   assert "abc123" in text
   assert "questions · sha256" in text
+
+
+def test_configs_follow_the_road_and_name_every_command(world):
+  for stage, folder in (("generate", "queries"), ("prepare", "collection")):
+    (world / folder).mkdir()
+    config = world / folder / "operative_config.gin"
+    config.write_text(f"OUTPUT_DIR = '{folder}'\n")
+    (world / folder / "run.json").write_text(
+      json.dumps({"stage": stage, "arguments": {}})
+    )
+  questions = world / "collection/questions.jsonl"
+  shutil.copy(world / "queries.jsonl", world / "queries")
+  shutil.copy(world / "questions.jsonl", questions)
+  folder = run_evaluation(world, "scores", questions=questions).folder
+  text = make_report(
+    world, evaluations=[folder], generated_queries=world / "queries"
+  )
+  shown = re.findall(r"<summary>(\w+) <span class=\"quiet mono", text)
+  assert shown == ["prepare", "generate", "evaluate"]
+  assert f"xqg generate --gin_file={world}/queries/operative_config" in text
+
+
+def test_bars_leave_out_what_is_another_run_again(world):
+  metrics = make_metrics([("sum", 0.1, None), ("sum", 0.1, None)])
+  metrics["variants"]["v2"] = metrics["variants"]["v0"] | {"augmentation": None}
+  assert _choose_bars(metrics, "RR@10") == ["base", "v0", "v2"]
 
 
 def test_pooled_evaluation_beside_a_single_one(world):

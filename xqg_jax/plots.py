@@ -241,8 +241,9 @@ def _describe(augmentation: Mapping[str, Any], varying: str) -> str:
     words.append(f"{augmentation['alpha']:g}")
   if augmentation.get("languages"):
     words.append("+".join(augmentation["languages"]))
-  if varying != "num_queries" and augmentation.get("num_queries"):
-    words.append(f"{augmentation['num_queries']} queries")
+  number = augmentation.get("num_queries")
+  if varying != "num_queries" and number:
+    words.append(f"{number} {'query' if number == 1 else 'queries'}")
   return " ".join(words)
 
 

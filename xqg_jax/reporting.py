@@ -42,6 +42,10 @@ _TEMPLATE = "report.html.jinja"
 _PLOTTED = 3
 _MAX_BARS = 4
 _MAX_QUERIES = 5
+# The order in which configs are shown; other stages come first.
+_ROAD = (
+  "prepare train generate filter encode augment index search evaluate pool"
+).split()
 
 
 def report(
@@ -75,7 +79,8 @@ def report(
   examples = [_read_examples(evaluation) for evaluation in loaded]
   losses = [_describe_losses(folder) for folder in model_dirs]
   queries = _collect_queries(generated_queries, examples)
-  folders = _find_folders(loaded, model_dirs)
+  others = [*model_dirs, *filter(None, [generated_queries])]
+  folders = _find_folders(loaded, others)
   page = (
     _environment()
     .get_template(_TEMPLATE)
@@ -86,8 +91,8 @@ def report(
         for evaluation, example in zip(loaded, examples, strict=True)
       ],
       losses=[loss for loss in losses if loss["svg"]],
-      fingerprints=_list_fingerprints(loaded, model_dirs),
-      configs=[c for c in map(_describe_config, folders) if c],
+      fingerprints=_list_fingerprints(loaded, others),
+      configs=sorted(filter(None, map(_describe_config, folders)), key=_place),
     )
   )
   folder = claim_output_dir(
@@ -207,7 +212,17 @@ def _curves(metrics: Mapping[str, Any], names: Sequence[str]) -> list[str]:
 
 def _choose_bars(metrics: Mapping[str, Any], measure: str) -> list[str]:
   """The baseline, the first variant and those with the best macro averages."""
-  variants = [v for v in metrics["variants"] if v != metrics["baseline"]]
+  described = {
+    name: variant["augmentation"]
+    for name, variant in metrics["variants"].items()
+    if name != metrics["baseline"]
+  }
+  # One of a curve may be what a run was made with, too.
+  variants = [
+    name
+    for number, (name, augmentation) in enumerate(described.items())
+    if not augmentation or augmentation not in list(described.values())[:number]
+  ]
   ranked = variants[:1] + sorted(
     variants[1:],
     key=lambda v: (
@@ -278,19 +293,25 @@ def _describe_losses(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def _find_folders(
-  loaded: Sequence[Evaluation], model_dirs: Sequence[str | os.PathLike]
+  loaded: Sequence[Evaluation], others: Sequence[str | os.PathLike]
 ) -> list[pathlib.Path]:
-  """The folders that led here, as far as they still exist."""
+  """The folders that led here, as far as they still exist.
+
+  Args:
+    loaded: the evaluations.
+    others: folders that no evaluation names; files are passed over.
+  """
   folders = [evaluation.folder for evaluation in loaded]
   for evaluation in loaded:
     inputs = read_json(evaluation.folder / MANIFEST_FILE)["inputs"]
     # Pooled evaluations were made alike: the first shows how.
     inputs = inputs.get("evaluations", [{"inputs": inputs}])[0]["inputs"]
+    folders.append(pathlib.Path(inputs["questions"]["path"]).parent)
     for run in inputs["runs"].values():
       search = pathlib.Path(run["path"]).parent
       if (search / MANIFEST_FILE).is_file():
         folders += [search, *_follow(search)]
-  folders += [pathlib.Path(folder) for folder in model_dirs]
+  folders += [pathlib.Path(folder) for folder in others]
   found = (folder.resolve() for folder in folders if folder.is_dir())
   return list(dict.fromkeys(found))
 
@@ -325,8 +346,13 @@ def _describe_config(folder: pathlib.Path) -> dict[str, Any] | None:
   }
 
 
+def _place(config: Mapping[str, Any]) -> int:
+  stage = config["stage"]
+  return _ROAD.index(stage) if stage in _ROAD else -1
+
+
 def _list_fingerprints(
-  loaded: Sequence[Evaluation], model_dirs: Sequence[str | os.PathLike]
+  loaded: Sequence[Evaluation], others: Sequence[str | os.PathLike]
 ) -> list[tuple[str, str, str]]:
   """(where it was found, what it is of, value) of every fingerprint."""
   rows = []
@@ -337,7 +363,7 @@ def _list_fingerprints(
         (evaluation.folder.name, name, value)
         for name, value in _walk(manifest.get(part, {}))
       ]
-  for folder in map(pathlib.Path, model_dirs):
+  for folder in map(pathlib.Path, others):
     if (folder / MANIFEST_FILE).is_file():
       manifest = read_json(folder / MANIFEST_FILE)
       rows += [(folder.name, name, value) for name, value in _walk(manifest)]
