@@ -1,10 +1,13 @@
 """Languages: codes, English names for the prompt, and scripts.
 
-The table holds the languages that mT5 was pre-trained on (Xue et al. 2021,
-table 6) under their ISO 639-1 codes, as far as they have one.
+The table holds every code of ISO 639-1, and of mT5's languages (Xue et al.
+2021, table 6) the ones that have a code of three letters only. Any other code
+of three letters (ISO 639-3) is taken, too: it is its own name in prompts, and
+any script will do.
 """
 
 import dataclasses
+import re
 import unicodedata
 from collections.abc import Iterable
 
@@ -18,9 +21,9 @@ class Language:
   """One language.
 
   Attributes:
-    code: ISO 639-1 code.
+    code: of ISO 639, two or three letters.
     name: English name, as the prompt says it.
-    scripts: first words of the Unicode names of its letters.
+    scripts: first words of the Unicode names of its letters; empty: any.
   """
 
   code: str
@@ -30,31 +33,51 @@ class Language:
 
 _TABLE = {
   "LATIN": (
-    "af Afrikaans|az Azerbaijani|ca Catalan|co Corsican|cs Czech|cy Welsh|"
-    "da Danish|de German|en English|eo Esperanto|es Spanish|et Estonian|"
-    "eu Basque|fi Finnish|fr French|fy Frisian|ga Irish|gd Gaelic|"
-    "gl Galician|ha Hausa|hr Croatian|ht Haitian|hu Hungarian|id Indonesian|"
-    "ig Igbo|is Icelandic|it Italian|jv Javanese|ku Kurdish|la Latin|"
-    "lb Luxembourgish|lt Lithuanian|lv Latvian|mg Malagasy|mi Maori|"
-    "ms Malay|mt Maltese|nb Norwegian|nl Dutch|no Norwegian|ny Chichewa|"
-    "pl Polish|pt Portuguese|ro Romanian|sk Slovak|sl Slovenian|sm Samoan|"
-    "sn Shona|so Somali|sq Albanian|st Sotho|su Sundanese|sv Swedish|"
-    "sw Swahili|tl Tagalog|tr Turkish|uz Uzbek|vi Vietnamese|xh Xhosa|"
-    "yo Yoruba|zu Zulu"
+    "aa Afar|af Afrikaans|ak Akan|an Aragonese|ay Aymara|az Azerbaijani|"
+    "bi Bislama|bm Bambara|br Breton|bs Bosnian|ca Catalan|ceb Cebuano|"
+    "ch Chamorro|co Corsican|cs Czech|cy Welsh|da Danish|de German|ee Ewe|"
+    "en English|eo Esperanto|es Spanish|et Estonian|eu Basque|ff Fulah|"
+    "fi Finnish|fil Filipino|fj Fijian|fo Faroese|fr French|fy Frisian|"
+    "ga Irish|gd Gaelic|gl Galician|gn Guarani|gv Manx|ha Hausa|haw Hawaiian|"
+    "hmn Hmong|ho Hiri Motu|hr Croatian|ht Haitian|hu Hungarian|hz Herero|"
+    "ia Interlingua|id Indonesian|ie Interlingue|ig Igbo|ik Inupiaq|io Ido|"
+    "is Icelandic|it Italian|jv Javanese|kg Kongo|ki Kikuyu|kj Kuanyama|"
+    "kl Greenlandic|kr Kanuri|ku Kurdish|kw Cornish|la Latin|"
+    "lb Luxembourgish|lg Ganda|li Limburgish|ln Lingala|lt Lithuanian|"
+    "lu Luba-Katanga|lv Latvian|mg Malagasy|mh Marshallese|mi Maori|ms Malay|"
+    "mt Maltese|na Nauru|nb Norwegian|nd North Ndebele|ng Ndonga|nl Dutch|"
+    "nn Norwegian Nynorsk|no Norwegian|nr South Ndebele|nv Navajo|"
+    "ny Chichewa|oc Occitan|om Oromo|pl Polish|pt Portuguese|qu Quechua|"
+    "rm Romansh|rn Rundi|ro Romanian|rw Kinyarwanda|sc Sardinian|"
+    "se Northern Sami|sg Sango|sk Slovak|sl Slovenian|sm Samoan|sn Shona|"
+    "so Somali|sq Albanian|ss Swati|st Sotho|su Sundanese|sv Swedish|"
+    "sw Swahili|tk Turkmen|tl Tagalog|tn Tswana|to Tongan|tr Turkish|"
+    "ts Tsonga|tw Twi|ty Tahitian|uz Uzbek|ve Venda|vi Vietnamese|"
+    "vo Volapük|wa Walloon|wo Wolof|xh Xhosa|yo Yoruba|za Zhuang|zu Zulu"
   ),
   "CYRILLIC": (
-    "be Belarusian|bg Bulgarian|kk Kazakh|ky Kyrgyz|mk Macedonian|"
-    "mn Mongolian|ru Russian|sr Serbian|tg Tajik|uk Ukrainian"
+    "ab Abkhazian|av Avaric|ba Bashkir|be Belarusian|bg Bulgarian|"
+    "ce Chechen|cu Church Slavonic|cv Chuvash|kk Kazakh|kv Komi|ky Kyrgyz|"
+    "mk Macedonian|mn Mongolian|os Ossetian|ru Russian|sr Serbian|tg Tajik|"
+    "tt Tatar|uk Ukrainian"
   ),
-  "ARABIC": "ar Arabic|fa Persian|ps Pashto|sd Sindhi|ur Urdu",
-  "DEVANAGARI": "hi Hindi|mr Marathi|ne Nepali",
+  "ARABIC": (
+    "ar Arabic|fa Persian|ks Kashmiri|ps Pashto|sd Sindhi|ug Uyghur|ur Urdu"
+  ),
+  "DEVANAGARI": "hi Hindi|mr Marathi|ne Nepali|sa Sanskrit",
   "HEBREW": "he Hebrew|yi Yiddish",
-  "BENGALI": "bn Bengali",
+  "BENGALI": "as Assamese|bn Bengali",
   "TELUGU": "te Telugu",
   "HANGUL": "ko Korean",
   "HIRAGANA KATAKANA CJK": "ja Japanese",
   "CJK": "zh Chinese",
-  "ETHIOPIC": "am Amharic",
+  "ETHIOPIC": "am Amharic|ti Tigrinya",
+  "TIBETAN": "bo Tibetan|dz Dzongkha",
+  "CANADIAN": "cr Cree|iu Inuktitut|oj Ojibwe",
+  "THAANA": "dv Divehi",
+  "YI": "ii Sichuan Yi",
+  "ORIYA": "or Odia",
+  "AVESTAN": "ae Avestan",
   "GREEK": "el Greek",
   "GUJARATI": "gu Gujarati",
   "ARMENIAN": "hy Armenian",
@@ -68,6 +91,7 @@ _TABLE = {
   "SINHALA": "si Sinhala",
   "TAMIL": "ta Tamil",
   "THAI": "th Thai",
+  "": "pi Pali",  # in any of the scripts of its readers
 }
 
 
@@ -81,6 +105,7 @@ def _read_table() -> dict[str, Language]:
 
 
 LANGUAGES = _read_table()
+_THREE_LETTERS = re.compile("[a-z]{3}")
 
 
 def get_language(code: str, *, where: object = None) -> Language:
@@ -91,15 +116,19 @@ def get_language(code: str, *, where: object = None) -> Language:
 
   >>> get_language("te").name
   'Telugu'
+  >>> get_language("quy").name
+  'quy'
   """
-  try:
+  if code in LANGUAGES:
     return LANGUAGES[code]
-  except KeyError:
-    raise InputError(
-      f"unknown language {code!r}",
-      where=where,
-      mend="use an ISO 639-1 code such as " + ", ".join(XOR_TYDI_LANGUAGES),
-    ) from None
+  if _THREE_LETTERS.fullmatch(code):
+    return Language(code, code, ())
+  raise InputError(
+    f"unknown language {code!r}",
+    where=where,
+    mend="use a code of ISO 639, two or three small letters, such as "
+    + ", ".join(XOR_TYDI_LANGUAGES),
+  )
 
 
 def get_languages(codes: Iterable[str]) -> tuple[Language, ...]:
@@ -110,7 +139,8 @@ def get_languages(codes: Iterable[str]) -> tuple[Language, ...]:
 def is_in_script(text: str, language: Language) -> bool:
   """Whether at least half of the letters of `text` are in the right script.
 
-  Text without letters is in no script.
+  Text without letters is in no script; for a language without known scripts
+  any will do.
 
   >>> is_in_script("Где родился Камору?", LANGUAGES["ru"])
   True
@@ -118,5 +148,7 @@ def is_in_script(text: str, language: Language) -> bool:
   False
   """
   names = [unicodedata.name(c, "").split(" ")[0] for c in text if c.isalpha()]
+  if not language.scripts:
+    return bool(names)
   inside = sum(name in language.scripts for name in names)
   return bool(names) and 2 * inside >= len(names)

@@ -161,7 +161,7 @@ def _is_writable(character: str, language: Language) -> bool:
   if character in string.printable:
     return True
   script = unicodedata.name(character, "").replace("-", " ").split(" ")[0]
-  return script in language.scripts
+  return script in language.scripts or not language.scripts
 
 
 def read_texts(source: TextSource, language: str) -> Iterator[str]:
