@@ -283,6 +283,36 @@ def run_stage(
   """
   import gin
 
+  configure_stage(
+    stage,
+    gin_files=gin_files,
+    gin_bindings=gin_bindings,
+    gin_search_paths=gin_search_paths,
+  )
+  result = gin.get_configurable(STAGES[stage].load())()
+  output_dir = _macro_value("OUTPUT_DIR") or _macro_value("MODEL_DIR")
+  if output_dir and _is_first_process(stage):
+    from xqg_jax.locations import Location
+
+    path = Location.of(output_dir) / OPERATIVE_CONFIG
+    path.write_bytes(gin.operative_config_str().encode())
+  return result
+
+
+def configure_stage(
+  stage: str,
+  *,
+  gin_files: Sequence[str] = (),
+  gin_bindings: dict[str, str] | None = None,
+  gin_search_paths: Sequence[str] = (),
+) -> None:
+  """Configures a stage by gin; see `run_stage`.
+
+  Raises:
+    InputError: a name that gin does not know, or a macro left unset.
+  """
+  import gin
+
   gin.clear_config()
   for folder in (*gin_search_paths, str(gin_root())):
     gin.add_config_file_search_path(folder)
@@ -298,14 +328,6 @@ def run_stage(
   _check_required(stage)
   with _gin_errors(stage):
     gin.finalize()
-  result = gin.get_configurable(STAGES[stage].load())()
-  output_dir = _macro_value("OUTPUT_DIR") or _macro_value("MODEL_DIR")
-  if output_dir and _is_first_process(stage):
-    from xqg_jax.locations import Location
-
-    path = Location.of(output_dir) / OPERATIVE_CONFIG
-    path.write_bytes(gin.operative_config_str().encode())
-  return result
 
 
 def _is_first_process(stage: str) -> bool:
