@@ -3,7 +3,8 @@
 One function a stage, each also a verb of the command line:
 
   prepare, plan, train, export, generate, filter_queries, encode, augment,
-  tune_alpha, build_index, search, ask, serve, evaluate, pool, submit, report
+  tune_alpha, build_index, search, mine_negatives, ask, serve, evaluate, pool,
+  submit, report
 
 and of a store: describe_store, verify_store, export_store, import_vectors.
 
@@ -21,6 +22,7 @@ _PUBLIC = {
   "DualEncoder": "models.dual_encoder",
   "DualEncoderConfig": "models.dual_encoder",
   "EmbeddingStore": "store",
+  "GeneratedPairs": "generated_pairs",
   "GeneratedQueries": "records",
   "InputError": "errors",
   "Passage": "records",
@@ -42,6 +44,7 @@ _PUBLIC = {
   "load_dual_encoder": "checkpoints",
   "load_query_generator": "checkpoints",
   "make_xor_mini": "xor_mini",
+  "mine_negatives": "mining",
   "open_store": "store",
   "open_view": "augmentation",
   "plan": "planning",

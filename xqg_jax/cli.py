@@ -87,6 +87,9 @@ STAGES = {
   ),
   "index": Stage("indexing:build_index", "build a ScaNN or exact index"),
   "search": Stage("searching:search", "find passages for questions"),
+  "mine-negatives": Stage(
+    "mining:mine_negatives", "hard negatives for training pairs"
+  ),
   "search --query": Stage("asking:ask", "print passages for one question"),
   "serve": Stage("serving:serve", "a search page on this machine"),
   "evaluate": Stage("evaluation:evaluate", "score and compare runs"),
