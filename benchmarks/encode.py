@@ -6,8 +6,10 @@ draws a model of multilingual-e5-small's shape, 2,000 passages and 10,000
 questions (128 and 32 tokens at most) and encodes them, tokenisation included,
 by Tevatron's way (transformers, padded), sentence-transformers, ONNX Runtime
 (where `onnxruntime` and `onnx` are installed) and ours, each in a process of
-its own, in turn. It prints JSON: examples a second, the smallest cosine with
-Tevatron's float32, and ours divided by each. XQG_BENCH_INPUTS may name a folder
+its own, in turn. It prints JSON: examples a second, examples a second of
+processor time by core (which tells less of what else the machine does), ours
+divided by each, and the smallest cosine with the first variant's vectors. What
+each run took is printed at once to stderr. XQG_BENCH_INPUTS may name a folder
 with other inputs (`encoding_inputs.py`). Linux only: memory is read from /proc.
 """
 
@@ -52,20 +54,21 @@ def measure(
 ) -> dict[str, Any]:
   """Encodes each job's texts once, after a short warm-up; keeps the vectors."""
   peer = make_peer(folder / "bert", variant)
-  seconds = {}
+  seconds, cpu_seconds = {}, {}
   for job, count in jobs.items():
     texts, length = read_texts(folder, job, count), LENGTHS[job]
     # Ours is compiled for the number of texts, too.
     peer.embed(
       ["a"] * count if variant.startswith("ours") else texts[:WARM_UP], length
     )
-    start = time.perf_counter()
+    start, cpu_start = time.perf_counter(), time.process_time()
     vectors = peer.embed(texts, length)
     seconds[job] = time.perf_counter() - start
+    cpu_seconds[job] = time.process_time() - cpu_start
     np.save(folder / f"{variant}-{job}.npy", vectors)
   status = pathlib.Path("/proc/self/status").read_text()
   peak = int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) / 1024
-  return {"seconds": seconds, "peak_mb": peak}
+  return {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_mb": peak}
 
 
 def run_process(
@@ -79,7 +82,9 @@ def run_process(
     check=True,
     text=True,
   )
-  return json.loads(done.stdout.splitlines()[-1])
+  found = json.loads(done.stdout.splitlines()[-1])
+  print(json.dumps({variant: found}), file=sys.stderr, flush=True)
+  return found
 
 
 def compare(
@@ -114,23 +119,30 @@ def run_all(
     for variant in variants:
       loads.append(os.getloadavg()[0])
       runs[variant].append(run_process(folder, variant, jobs))
-  rates = {
-    job: {
-      variant: count
-      / statistics.median(run["seconds"][job] for run in runs[variant])
-      for variant in variants
-    }
-    for job, count in jobs.items()
-  }
+  rates = get_rates(runs, jobs, "seconds")
   return {
     "counts": jobs,
     "cores": os.cpu_count(),
     "load_before_each": loads,
     "examples_per_s": rates,
+    "examples_per_core_s": get_rates(runs, jobs, "cpu_seconds"),
     "ratios": {job: divide(by_variant) for job, by_variant in rates.items()},
     "against_first": {job: compare(folder, variants, job) for job in jobs},
     "peak_mb": {v: max(r["peak_mb"] for r in runs[v]) for v in variants},
     "note": NOTE,
+  }
+
+
+def get_rates(
+  runs: Mapping[str, Sequence[Any]], jobs: Mapping[str, int], clock: str
+) -> dict[str, dict[str, float]]:
+  """By job and variant the examples a second of a clock, the median run's."""
+  return {
+    job: {
+      variant: count / statistics.median(run[clock][job] for run in some)
+      for variant, some in runs.items()
+    }
+    for job, count in jobs.items()
   }
 
 

@@ -5,16 +5,20 @@
 makes a `xor_mini` collection of that size with generated queries cut from the
 passages, draws a one-layer encoder, and runs `xqg encode`, `augment`, `index`
 (exact) and `search` on it. While they run, the memory of each is read from
-/proc twice a second. It writes scale.json and scale.png: memory and passages
-encoded over time, the rate of each tenth of the run, bytes on disk, and what
-is found. The checks are that neither memory nor rate depends on how much is
-done. Linux only.
+/proc twice a second. It writes scale.json and scale.svg: memory and passages
+encoded over time, the rate of each tenth of the run, and bytes on disk. The
+checks are that neither memory nor rate depends on how much is done.
+
+`--folder` keeps what was made and goes on from it; `--kill_after` then kills
+`xqg encode` after so many seconds (SIGKILL). The next call resumes it, and
+the curve shows both parts. Linux only.
 """
 
 import argparse
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -26,6 +30,20 @@ import numpy as np
 LANGUAGES = ("ar", "bn", "fi", "ja", "ko", "ru", "te")
 QUERY_WORDS, DIM = 6, 64
 SHARD_SIZE = 8192
+
+
+def write_inputs(folder: pathlib.Path, count: int) -> None:
+  """Writes the collection and the encoder, unless they are there."""
+  made = folder / "inputs.json"
+  if made.exists():
+    if json.loads(made.read_text())["passages"] != count:
+      raise SystemExit(f"{folder} holds another number of passages")
+    return
+  begun = time.perf_counter()
+  write_collection(folder, count)
+  write_encoder(folder)
+  told = {"passages": count, "seconds": time.perf_counter() - begun}
+  made.write_text(json.dumps(told))
 
 
 def write_collection(folder: pathlib.Path, count: int) -> None:
@@ -88,7 +106,9 @@ def write_encoder(folder: pathlib.Path) -> None:
 
 
 def run_watched(
-  arguments: list[str], store: pathlib.Path | None = None
+  arguments: list[str],
+  store: pathlib.Path | None = None,
+  kill_after: float | None = None,
 ) -> dict[str, Any]:
   """Runs `xqg` and samples its memory, and the shards there are in a store."""
   command = [sys.executable, "-m", "xqg_jax.cli", *arguments]
@@ -99,16 +119,19 @@ def run_watched(
       shards = len(list(store.glob("shard-*"))) if store else 0
       now = time.perf_counter() - begun
       samples.append((now, _read_mb(process.pid), shards))
+      if kill_after is not None and now > kill_after:
+        process.kill()
       time.sleep(0.5)
     log.seek(0)
     told = log.read()
-  if process.returncode:
+  is_killed = process.returncode == -signal.SIGKILL and kill_after is not None
+  if process.returncode and not is_killed:
     raise RuntimeError(f"{arguments[0]} failed: {told[-2000:]}")
-  seconds = time.perf_counter() - begun
   return {
-    "seconds": seconds,
+    "seconds": time.perf_counter() - begun,
     "peak_mb": max(mb for _, mb, _ in samples),
     "samples": samples,
+    "is_killed": is_killed,
     "said": [line for line in told.splitlines() if "idle" in line][-1:],
   }
 
@@ -122,23 +145,23 @@ def _read_mb(pid: int) -> float:
   return int(found[1]) / 1024 if found else 0.0
 
 
-def run_road(folder: pathlib.Path, count: int) -> dict[str, Any]:
-  """All stages, one after the other."""
-  collection, store = folder / "collection", folder / "store"
-  begun = time.perf_counter()
-  write_collection(folder, count)
-  write_encoder(folder)
-  stages = {"prepare": {"seconds": time.perf_counter() - begun}}
-  roads = {
+def list_stages(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+  """The settings of all stages, in order."""
+  collection = folder / "collection"
+  return {
     "encode": {
       "CHECKPOINT_PATH": folder / "model",
       "PASSAGES": collection / "passages.tsv",
       "GENERATED_QUERIES": folder / "queries.jsonl",
       "DTYPE": "bfloat16",
       "SHARD_SIZE": SHARD_SIZE,
-      "OUTPUT_DIR": store,
+      "OUTPUT_DIR": folder / "store",
     },
-    "augment": {"STORE": store, "ALPHA": 0.1, "OUTPUT_DIR": folder / "view"},
+    "augment": {
+      "STORE": folder / "store",
+      "ALPHA": 0.1,
+      "OUTPUT_DIR": folder / "view",
+    },
     "index": {
       "EMBEDDINGS": folder / "view",
       "INDEX_KIND": "exact",
@@ -151,77 +174,132 @@ def run_road(folder: pathlib.Path, count: int) -> dict[str, Any]:
       "OUTPUT_DIR": folder / "found",
     },
   }
-  for stage, settings in roads.items():
-    flags = [f"--gin.{name}={value}" for name, value in settings.items()]
-    watched = store if stage == "encode" else None
-    stages[stage] = run_watched([stage, *flags], watched)
-  return stages
+
+
+def run_encode(
+  folder: pathlib.Path, kill_after: float | None
+) -> list[dict[str, Any]]:
+  """Encodes, or goes on; returns what was seen of each part up to now."""
+  seen = folder / "encode_parts.json"
+  parts = json.loads(seen.read_text()) if seen.exists() else []
+  if not parts or parts[-1]["is_killed"]:
+    flags = to_flags(list_stages(folder)["encode"])
+    parts.append(run_watched(["encode", *flags], folder / "store", kill_after))
+    seen.write_text(json.dumps(parts))
+  return parts
+
+
+def to_flags(settings: dict[str, Any]) -> list[str]:
+  """Settings as flags of `xqg`."""
+  return [f"--gin.{name}={value}" for name, value in settings.items()]
 
 
 def describe(
-  folder: pathlib.Path, count: int, stages: dict[str, Any]
+  folder: pathlib.Path, count: int, parts: list[dict[str, Any]]
 ) -> dict[str, Any]:
-  """What the run shows: rates by tenth, memory by half, bytes."""
-  samples = np.array(stages["encode"].pop("samples"))
-  for stage in ("augment", "index", "search"):
-    del stages[stage]["samples"]
-  at, memory, shards = samples.T
-  done = np.minimum(shards * SHARD_SIZE, count)
-  begun = int(np.argmax(shards > 0))
-  marks = np.linspace(done[begun], done[-1], 11)
-  times = np.interp(marks, done[begun:], at[begun:])
+  """What encoding shows: rates by tenth, memory by half, bytes."""
+  curves = [np.array(part.pop("samples")) for part in parts]
+  rates = [
+    rate for curve in curves for rate in find_rates(curve, count, len(curves))
+  ]
+  memory = np.concatenate([curve[:, 1] for curve in curves])
   size = sum(
     f.stat().st_size for f in (folder / "store").rglob("*") if f.is_file()
   )
-  half = (begun + len(at)) // 2
+  half = len(memory) // 2
   return {
     "passages": count,
     "queries": count * len(LANGUAGES),
-    "stages": stages,
+    "encode": parts,
     "store_bytes_per_passage": size / count,
-    "rate_by_tenth": (np.diff(marks) / np.diff(times)).round().tolist(),
+    "rate_by_tenth": rates,
     "memory_mb": {
-      "first_half": float(memory[begun:half].max()),
+      "first_half": float(memory[:half].max()),
       "second_half": float(memory[half:].max()),
     },
-    "curve": samples.round(1).tolist(),
+    "curves": [curve.round(1).tolist() for curve in curves],
   }
 
 
+def find_rates(curve: np.ndarray, count: int, num_parts: int) -> list[int]:
+  """Passages a second in equal pieces of a part, about ten in all parts.
+
+  They are counted from the first shard of the part to its last.
+  """
+  at, _, shards = curve.T
+  begun = int(np.argmax(shards > shards[0]))
+  ended = int(np.argmax(shards == shards[-1]))
+  if ended <= begun:  # too short to tell
+    return []
+  done = np.minimum(shards * SHARD_SIZE, count)[begun : ended + 1]
+  marks = np.linspace(done[0], done[-1], 10 // num_parts + 1)
+  # The moment at which each number of passages was reached first.
+  reached, first = np.unique(done, return_index=True)
+  times = np.interp(marks, reached, at[begun : ended + 1][first])
+  return (np.diff(marks) / np.diff(times)).round().astype(int).tolist()
+
+
 def plot(result: dict[str, Any], path: pathlib.Path) -> None:
-  """Memory and passages over time."""
+  """Memory and passages over time; a line where a killed run went on."""
   import matplotlib
 
   matplotlib.use("Agg")
   import matplotlib.pyplot as plt
 
-  at, memory, shards = np.array(result["curve"]).T
   figure, left = plt.subplots(figsize=(7, 3.5), layout="constrained")
-  left.plot(at, memory, color="tab:red")
+  right, begun = left.twinx(), 0.0
+  for curve in map(np.array, result["curves"]):
+    at, memory, shards = curve[::4].T  # one sample in two seconds
+    if begun:
+      left.axvline(begun, color="grey", linestyle="--")
+    left.plot(begun + at, memory, color="tab:red")
+    done = np.minimum(shards * SHARD_SIZE, result["passages"])
+    right.plot(begun + at, done, color="tab:blue")
+    begun += at[-1]
   left.set(xlabel="seconds", ylabel="resident memory, MB", ylim=(0, None))
-  right = left.twinx()
-  done = np.minimum(shards * SHARD_SIZE, result["passages"])
-  right.plot(at, done, color="tab:blue")
   right.set(ylabel="passages encoded", ylim=(0, None))
   left.set_title(f"xqg encode, {result['passages']:,} passages (memory: red)")
-  figure.savefig(path, dpi=120)
+  # No date and no random names: the same run gives the same file.
+  with matplotlib.rc_context({"svg.hashsalt": "scale"}):
+    figure.savefig(path, metadata={"Date": None})
+
+
+def run_road(folder: pathlib.Path, arguments: argparse.Namespace) -> None:
+  """All stages, one after the other, and what was seen."""
+  write_inputs(folder, arguments.passages)
+  parts = run_encode(folder, arguments.kill_after)
+  if parts[-1]["is_killed"]:
+    print(f"killed; the same command without --kill_after goes on in {folder}")
+    return
+  result = describe(folder, arguments.passages, parts)
+  for stage, settings in list(list_stages(folder).items())[1:]:
+    result[stage] = run_watched([stage, *to_flags(settings)])
+    del result[stage]["samples"]
+  plot(result, arguments.output.with_suffix(".svg"))
+  text = json.dumps(result, indent=2)
+  arguments.output.with_suffix(".json").write_text(text)
+  del result["curves"]
+  print(json.dumps(result, indent=2))
 
 
 def main() -> None:
   """Runs the road and writes what was seen."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--passages", type=int, default=1_000_000)
-  parser.add_argument("--output", type=pathlib.Path, default="scale")
+  parser.add_argument(
+    "--output", type=pathlib.Path, default=pathlib.Path("scale")
+  )
+  parser.add_argument("--folder", type=pathlib.Path)
+  parser.add_argument("--kill_after", type=float)
   arguments = parser.parse_args()
+  if arguments.folder is not None:
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    run_road(arguments.folder, arguments)
+    return
+  if arguments.kill_after is not None:
+    parser.error("--kill_after needs --folder, to go on from")
   with tempfile.TemporaryDirectory() as folder:
-    path = pathlib.Path(folder)
-    stages = run_road(path, arguments.passages)
-    result = describe(path, arguments.passages, stages)
-  plot(result, arguments.output.with_suffix(".png"))
-  text = json.dumps(result, indent=2)
-  arguments.output.with_suffix(".json").write_text(text)
-  del result["curve"]
-  print(json.dumps(result, indent=2))
+    run_road(pathlib.Path(folder), arguments)
 
 
 if __name__ == "__main__":

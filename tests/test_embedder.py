@@ -147,11 +147,11 @@ def test_batch_targets_are_unique():
 @pytest.mark.parametrize(
   ("max_length", "options", "expected"),
   [
-    (64, {"tokens_per_batch": 1024}, {128: 8}),
-    (128, {"tokens_per_batch": 1024}, {128: 8}),
-    (200, {"tokens_per_batch": 2048}, {128: 16, 192: 8, 256: 8}),
+    (64, {"tokens_per_batch": 1024}, {96: 8}),
+    (128, {"tokens_per_batch": 2048}, {96: 16, 112: 16, 128: 16}),
+    (200, {"tokens_per_batch": 1024}, {96: 8, 112: 8, 128: 8, 192: 8, 256: 8}),
     (600, {"tokens_per_batch": 1, "row_lengths": (64,)}, {64: 8, 600: 8}),
-    (100, {"tokens_per_batch": 4096, "max_tokens": 10}, {128: 8}),
+    (100, {"tokens_per_batch": 4096, "max_tokens": 10}, {96: 8, 112: 8}),
   ],
 )
 def test_rows_per_batch_divide_among_eight_devices(
@@ -168,4 +168,4 @@ def test_a_single_question_is_a_single_row():
   mesh = embedder.sharding.make_mesh(devices=jax.devices()[:1])
   assert embedder.choose_rows_per_batch(
     max_length=32, mesh=mesh, max_tokens=32
-  ) == {128: 1}
+  ) == {96: 1}

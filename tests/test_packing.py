@@ -124,16 +124,16 @@ def pack(lengths, rows_per_batch):
 
 def test_unused_row_lengths_are_not_compiled_for():
   assert list(pack([4, 4, 4], {4: 2, 8: 2, 16: 2})) == [4]
-  # 31 short tokens are no four batches of 2 x 4, so they join the longer rows.
-  assert list(pack([3] * 10 + [1, 9], {4: 2, 16: 2})) == [16]
-  assert list(pack([3] * 10 + [2, 9], {4: 2, 16: 2})) == [16, 4]
+  # 127 tokens are no sixteen batches of 2 x 4, so they join the longer rows.
+  assert list(pack([3] * 42 + [1, 9], {4: 2, 16: 2})) == [16]
+  assert list(pack([3] * 42 + [2, 9], {4: 2, 16: 2})) == [16, 4]
 
 
 def test_short_texts_fill_gaps_of_long_rows_and_batches():
   # Text 0 needs a long row and leaves 6; the batch has a second long row; the
   # others go to short rows (a row of 16 takes two texts, a row of 4 one).
-  packed = pack([10, 4, 4, 4, 4, 4, 4, 4], {4: 1, 16: 2})
-  assert packed == {16: [[0, 1], [2, 3]], 4: [[4], [5], [6], [7]]}
+  packed = pack([10] + [4] * 16, {4: 1, 16: 2})
+  assert packed == {16: [[0, 1], [2, 3]], 4: [[i] for i in range(4, 17)]}
 
 
 def test_take_fills_up_with_empty_rows():

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Int32
 
 # A program of its own is worth compiling for so many batches.
-_BATCHES_PER_PROGRAM = 4
+_BATCHES_PER_PROGRAM = 16
 
 
 @dataclasses.dataclass(frozen=True)
