@@ -250,6 +250,21 @@ def test_dropout_needs_a_key_and_changes_values():
   assert not np.allclose(run(0), run(1), atol=1e-3)
 
 
+@pytest.mark.parametrize("is_joined", [False, True])
+def test_kept_tokens_have_the_states_they_have_among_all(is_joined):
+  config = _config(SHAPES[2])
+  params = _random_params(config)
+  if is_joined:
+    params = bert.join_projections(params)
+  module = bert.BertEncoder(config, join_projections=is_joined)
+  rows = _rows(config, (9, 6), 9)
+  whole = module.apply({"params": params}, *rows)
+  kept = jnp.array([[0, 8, 3], [5, 0, 0]])
+  some = module.apply({"params": params}, *rows, kept=kept)
+  expected = np.take_along_axis(whole, kept[..., None], axis=1)
+  np.testing.assert_allclose(some, expected, atol=1e-6)
+
+
 # -------------------------------------------------------------------- sizes
 
 

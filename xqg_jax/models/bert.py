@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax.linen import partitioning
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from xqg_jax.models.attention import attend
 from xqg_jax.models.bert_config import BertConfig
@@ -177,11 +177,12 @@ class SelfAttention(nn.Module):
   def __call__(
     self,
     x: Float[Array, "batch length embed"],
-    mask: Bool[Array, "batch 1 length length"],
+    mask: Bool[Array, "batch 1 queries length"],
     *,
     deterministic: bool,
-  ) -> Float[Array, "batch length embed"]:
-    """Attends where `mask` is true."""
+    kept: Int[Array, "batch queries"] | None = None,
+  ) -> Float[Array, "batch queries embed"]:
+    """Attends where `mask` is true; from the tokens `kept` only, if given."""
     config, embed = self.config, self.config.hidden_size
     init, dtype = config.initializer_range, self.dtype
 
@@ -200,9 +201,11 @@ class SelfAttention(nn.Module):
     else:
       value, query, key = map(project, ("value", "query", "key"))
     value = dropout(value, deterministic)
+    if kept is not None:
+      query = _take(query, kept)
     y = attend(query, key, value, mask=mask, scale=query.shape[-1] ** -0.5)
     out = Dense(embed, ("joined_kv", "embed"), init, dtype, name="out")
-    return out(y.reshape(x.shape))
+    return out(y.reshape(*y.shape[:2], embed))
 
 
 class EncoderLayer(nn.Module):
@@ -216,18 +219,21 @@ class EncoderLayer(nn.Module):
   def __call__(
     self,
     x: Float[Array, "batch length embed"],
-    mask: Bool[Array, "batch 1 length length"],
+    mask: Bool[Array, "batch 1 queries length"],
     *,
     deterministic: bool,
-  ) -> Float[Array, "batch length embed"]:
-    """Applies the layer."""
+    kept: Int[Array, "batch queries"] | None = None,
+  ) -> Float[Array, "batch queries embed"]:
+    """Applies the layer; returns the tokens `kept` only, if given."""
     config, dtype = self.config, self.dtype
     init, eps = config.initializer_range, config.layer_norm_eps
     dropout = Dropout(config.hidden_dropout_prob)
     attention = SelfAttention(
       config, dtype, self.join_projections, name="attention"
     )
-    y = attention(x, mask, deterministic=deterministic)
+    y = attention(x, mask, deterministic=deterministic, kept=kept)
+    if kept is not None:
+      x = _take(x, kept)
     x = x + dropout(y, deterministic)
     x = LayerNorm(eps, dtype, name="attention_layer_norm")(x)
     wi = Dense(
@@ -236,6 +242,14 @@ class EncoderLayer(nn.Module):
     wo = Dense(config.hidden_size, ("mlp", "embed"), init, dtype, name="wo")
     x = x + dropout(wo(_gelu(wi(x))), deterministic)
     return LayerNorm(eps, dtype, name="mlp_layer_norm")(x)
+
+
+def _take(
+  x: Shaped[Array, "batch length *rest"], columns: Int[Array, "batch kept"]
+) -> Shaped[Array, "batch kept *rest"]:
+  """The tokens of each row that stand in `columns`."""
+  columns = columns.reshape(*columns.shape, *[1] * (x.ndim - 2))
+  return jnp.take_along_axis(x, columns, axis=1)
 
 
 class BertEncoder(nn.Module):
@@ -260,7 +274,8 @@ class BertEncoder(nn.Module):
     positions: Int[Array, "batch length"],
     *,
     deterministic: bool = True,
-  ) -> Float[Array, "batch length embed"]:
+    kept: Int[Array, "batch kept"] | None = None,
+  ) -> Float[Array, "batch _ embed"]:
     """Encodes rows of one or several texts.
 
     Args:
@@ -269,6 +284,8 @@ class BertEncoder(nn.Module):
         attend to tokens of their own text only.
       positions: the place of a token in its text, from 0.
       deterministic: false turns dropout on and needs the rng `dropout`.
+      kept: the columns of each row whose hidden states are wanted; all when
+        absent. The last layer then does little for the others.
 
     Returns:
       The last hidden state in `dtype`; without meaning at padding.
@@ -281,7 +298,13 @@ class BertEncoder(nn.Module):
       layer = EncoderLayer(
         self.config, self.dtype, self.join_projections, name=f"layers_{index}"
       )
-      x = layer(x, mask, deterministic=deterministic)
+      is_last = index + 1 == self.config.num_hidden_layers
+      if is_last and kept is not None:
+        # [batch, length, length] -> [batch, kept, length]
+        mask = _take(mask[:, 0], kept)[:, None]
+        x = layer(x, mask, deterministic=deterministic, kept=kept)
+      else:
+        x = layer(x, mask, deterministic=deterministic)
     return x
 
 

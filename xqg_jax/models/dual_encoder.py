@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Int
 
 from xqg_jax import files
 from xqg_jax.errors import InputError
+from xqg_jax.models.bert import BertEncoder
 from xqg_jax.models.encoders import (
   EncoderConfig,
   get_constants,
@@ -30,7 +31,11 @@ from xqg_jax.models.encoders import (
   make_encoder,
 )
 from xqg_jax.models.parameters import params_fingerprint
-from xqg_jax.models.pooling import normalize_embeddings, pool_segments
+from xqg_jax.models.pooling import (
+  find_first_tokens,
+  normalize_embeddings,
+  pool_segments,
+)
 from xqg_jax.records import Passage
 from xqg_jax.tokenizers import Tokenizer
 
@@ -156,16 +161,22 @@ class TextEncoder(nn.Module):
     deterministic: bool = True,
   ) -> Float[Array, "rows num_segments dim"]:
     """Embeds the texts of packed rows in fp32; zeros where there is none."""
-    hidden = self.encoder(
-      tokens, segment_ids, positions, deterministic=deterministic
-    )
-    vectors = pool_segments(
-      hidden,
-      segment_ids,
-      positions,
-      pooling=self.config.pooling,
-      num_segments=num_segments,
-    )
+    rows = tokens, segment_ids, positions
+    if self._reads_first_tokens and deterministic:
+      columns, is_text = find_first_tokens(
+        segment_ids, positions, num_segments=num_segments
+      )
+      hidden = self.encoder(*rows, kept=columns).astype(jnp.float32)
+      vectors = jnp.where(is_text[..., None], hidden, 0.0)
+    else:
+      hidden = self.encoder(*rows, deterministic=deterministic)
+      vectors = pool_segments(
+        hidden,
+        segment_ids,
+        positions,
+        pooling=self.config.pooling,
+        num_segments=num_segments,
+      )
     if self.config.projection is not None:
       projection = Projection(self.config.projection, name="projection")
       # A bias would give absent texts a vector.
@@ -176,6 +187,12 @@ class TextEncoder(nn.Module):
       )
       vectors = jnp.where(is_text, projection(vectors), 0.0)
     return normalize_embeddings(vectors) if self.config.normalize else vectors
+
+  @property
+  def _reads_first_tokens(self) -> bool:
+    """Whether the last layer need not be computed for other tokens."""
+    is_bert = isinstance(self.encoder, BertEncoder)
+    return is_bert and self.config.pooling == "cls"
 
 
 class SeparateEncoders(nn.Module):

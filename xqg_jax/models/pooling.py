@@ -4,7 +4,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Pooling = Literal["cls", "mean"]
 
@@ -52,6 +52,37 @@ def pool_segments(
   )
   counts = jnp.sum(weights, axis=-1, keepdims=True)
   return sums / jnp.maximum(counts, 1.0)
+
+
+def find_first_tokens(
+  segment_ids: Int[Array, "rows length"],
+  positions: Int[Array, "rows length"],
+  *,
+  num_segments: int,
+) -> tuple[Int[Array, "rows num_segments"], Bool[Array, "rows num_segments"]]:
+  """Where the texts of packed rows begin.
+
+  Args:
+    segment_ids: 1 to `num_segments`; 0 is padding.
+    positions: the place of a token in its text.
+    num_segments: texts per row.
+
+  Returns:
+    The column of each text's first token, 0 where there is no such text, and
+    whether there is one.
+
+  >>> columns, is_text = find_first_tokens(
+  ...   jnp.array([[1, 1, 2, 0]]), jnp.array([[0, 1, 0, 0]]), num_segments=3
+  ... )
+  >>> columns.tolist(), is_text.tolist()
+  ([[0, 2, 0]], [[True, True, False]])
+  """
+  segments = jnp.arange(1, num_segments + 1)
+  # [rows, length] -> [rows, num_segments, length]
+  is_first = (segment_ids[:, None, :] == segments[:, None]) & (positions == 0)[
+    :, None, :
+  ]
+  return jnp.argmax(is_first, axis=-1), is_first.any(axis=-1)
 
 
 def normalize_embeddings(
