@@ -26,6 +26,7 @@ from xqg_jax.models.parameters import init_params
 from xqg_jax.records import read_generated_queries
 from xqg_jax.results import load_evaluation
 from xqg_jax.tokenizers import train_tokenizer
+from xqg_jax.training_pairs import read_training_pairs
 
 BLOCKS = [block for page in PAGES for block in read_blocks(page)]
 COMMANDS = [
@@ -45,11 +46,6 @@ QUICK = {
     "FORCE": "True",
   },
   "evaluate": {"TOKENIZER": "no_sentences"},
-  "train": {
-    "TRAIN_STEPS": "1",
-    "BATCH_SIZE": "8",
-    "TASK_FEATURE_LENGTHS": "{'inputs': 40, 'targets': 12}",
-  },
   "tune-alpha": {"TOKENIZER": "no_sentences"},
 }
 
@@ -179,7 +175,7 @@ def models(tmp_path_factory):
   _write_encoder(folder / "e5-small")
   for name in ("my_encoder", "encoder"):
     (folder / name).symlink_to(folder / "e5-small")
-  for name in ("my_mt5", "generator"):
+  for name in ("my_mt5", "generator", "my_generator"):
     (folder / name).symlink_to(SHIPPED_GENERATOR)
   return folder
 
@@ -260,6 +256,16 @@ def finished(tmp_path_factory, models, quickly):
     patch.setenv("PWD", str(folder))
     _run_page("README.md", folder)
   return folder
+
+
+def test_the_training_pairs_of_the_guide_are_pairs(tmp_path):
+  (block, *_) = read_blocks("docs/guide/own_languages.md")
+  with contextlib.chdir(tmp_path):
+    for command in block.commands():
+      _run_command(command)
+    pairs = list(read_training_pairs("pairs/train_pairs.jsonl"))
+  assert [pair.language for pair in pairs] == ["sw", "de", "quy"]
+  assert all(len(pair.positives) == 1 for pair in pairs)
 
 
 @pytest.fixture
