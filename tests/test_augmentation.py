@@ -317,7 +317,7 @@ def test_materialized_vectors_are_a_store_of_their_own(tmp_path, passages):
   ("group_by", "settings_", "message"),
   [
     ((), {"languages": ["ar"]}, r"group_queries_by=\('language',\)"),
-    ((), {"num_queries": 1}, r"group_queries_by=\('language', 'rank'\)"),
+    ((), {"num_queries": 1}, r"group_queries_by=\('rank',\)"),
     (("language",), {"num_queries": 1}, "num_queries cannot be chosen"),
     (("language",), {"languages": ["te"]}, "'te'; the embeddings have ar, fi"),
     (("language", "rank"), {"num_queries": 4}, "at most 3"),

@@ -121,7 +121,9 @@ def files_of(folder):
 
 
 @pytest.mark.parametrize("queries", ["queries", "reverse"])
-@pytest.mark.parametrize("group_by", [(), ("language",), ("language", "rank")])
+@pytest.mark.parametrize(
+  "group_by", [(), ("language",), ("rank",), ("language", "rank")]
+)
 def test_vectors_and_sums(world, tmp_path, reference, queries, group_by):
   passages, by_query = reference
   store = run(
@@ -464,7 +466,7 @@ def test_two_processes_write_the_bytes_of_one(world, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
   ("options", "message"),
   [
-    ({"group_queries_by": ("rank",)}, "cannot group queries by"),
+    ({"group_queries_by": ("rank", "language")}, "cannot group queries by"),
     ({"shard_size": 0}, "shard_size is 0"),
     ({"queries": "missing"}, r"missing\.jsonl: no such file"),
   ],

@@ -142,7 +142,7 @@ def augment(
     languages: use these languages' queries only; needs a store encoded with
       `group_queries_by=("language",)`.
     num_queries: use the first so many a language; needs a store encoded with
-      `group_queries_by=("language", "rank")`.
+      `group_queries_by=("rank",)`.
     language_weights: how much a query of a language counts, 1 if it is not
       named; needs what `languages` needs.
     remove_mean: subtract the mean vector of all passages from each, and that

@@ -44,7 +44,7 @@ from xqg_jax.store import (
 )
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
-GROUPINGS = ((), ("language",), ("language", "rank"))
+GROUPINGS = ((), ("language",), ("rank",), ("language", "rank"))
 _TEXTS_PER_CHUNK = 8192
 
 
@@ -153,7 +153,8 @@ def encode(
       part of the passages; blank queries are left out.
     encoder: pooling, prefixes and lengths; the checkpoint's own when absent.
     group_queries_by: () keeps one sum per passage, ("language",) one per
-      language, ("language", "rank") one per language and place in the list.
+      language, ("rank",) one per place in the list of each language,
+      ("language", "rank") one per both.
     dtype: of the vectors on disk; they are summed in float32.
     compute_dtype: of the encoder's products and activations; "bfloat16" is
       faster wherever the processor multiplies it.

@@ -206,11 +206,10 @@ def _check_languages(
 def _known_values(groups: Sequence[Group], key: str, asked: str) -> set[Any]:
   known = {group[key] for group in groups}
   if None in known:
-    needed = ("language",) if key == "language" else ("language", "rank")
     raise InputError(
       f"{asked} cannot be chosen: the embeddings keep one sum per passage over "
       f"all of them",
-      mend=f"encode again with group_queries_by={needed}",
+      mend=f"encode again with group_queries_by={(key,)}",
     )
   return known
 

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Rounds of training with hard negatives that the encoder itself finds.
+#
+#   scripts/train_rounds.sh ROUNDS ENCODER PASSAGES PAIRS OUTPUT_DIR [FLAGS...]
+#
+# ENCODER is the dual encoder to begin with, PAIRS its training pairs in
+# Tevatron/DPR form. Each round encodes the passages, indexes them, mines
+# negatives and trains ENCODER anew on them, in OUTPUT_DIR/round_1, round_2, ...
+# What is finished is not done again. FLAGS go to `xqg train`, such as
+# --gin.TRAIN_STEPS=4040 (required) and --gin_file=encoders/xlmr.gin.
+set -euo pipefail
+
+if (($# < 6)); then
+  sed -n '2,10s/^# \{0,1\}//p' "$0"
+  exit 2
+fi
+rounds=$1 first=$2 passages=$3 pairs=$4 out=$5
+shift 5
+
+encoder=$first
+for ((round = 1; round <= rounds; round++)); do
+  here=$out/round_$round
+  mkdir -p "$here"
+  xqg encode --gin.CHECKPOINT_PATH="$encoder" --gin.PASSAGES="$passages" \
+    --gin.OUTPUT_DIR="$here/store"
+  xqg index --gin.EMBEDDINGS="$here/store" --gin.OUTPUT_DIR="$here/index"
+  xqg mine-negatives --gin.INDEX="$here/index" \
+    --gin.CHECKPOINT_PATH="$encoder" --gin.PASSAGES="$passages" \
+    --gin.TRAIN_PAIRS="$pairs" --gin.OUTPUT_DIR="$here/mined"
+  xqg train --gin_file=models/dual_encoder_finetune.gin \
+    --gin.INITIAL_CHECKPOINT_PATH="$first" --gin.DATA_DIR="$here/mined" \
+    --gin.MIXTURE_OR_TASK_NAME=local_dual_encoder \
+    --gin.MODEL_DIR="$here/encoder" "$@"
+  encoder=$here/encoder
+done
