@@ -139,6 +139,8 @@ def test_content(world):
   assert "Founded in <mark>1605</mark> &lt;script&gt;" in text
   assert 'dir="auto" lang="ar">متى &lt;script&gt;' in text
   assert '<li dir="auto" lang="ar">متى؟</li>' in text
+  near = '<span class="tag">nearest query</span> <span dir="auto" lang="ar">'
+  assert text.count(near) == 1  # beside what the variant found
   assert "Questions won" in text
   assert "MRR@10" in text
   assert "prefers-color-scheme: dark" in text

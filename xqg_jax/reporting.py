@@ -134,6 +134,7 @@ def _environment() -> jinja2.Environment:
     "mark": significance_mark,
     "language_name": _language_name,
     "highlight": highlight,
+    "nearest": find_nearest,
   }
   return environment
 
@@ -280,6 +281,20 @@ def highlight(text: str, answers: Sequence[str]) -> markupsafe.Markup:
     markupsafe.Markup("<mark>{}</mark>").format(piece) if odd else piece
     for odd, piece in zip(itertools.cycle((0, 1)), pieces, strict=False)
   )
+
+
+def find_nearest(question: str, queries: Sequence[str]) -> str | None:
+  """The query whose wording is most like the question's, by pairs of letters.
+
+  >>> find_nearest("Where is Oulu?", ["Who is she?", "Where was Oulu?"])
+  'Where was Oulu?'
+  """
+
+  def likeness(query: str) -> float:
+    mine, its = (set(itertools.pairwise(t.lower())) for t in (question, query))
+    return len(mine & its) / max(1, len(mine | its))
+
+  return max(queries, key=likeness, default=None)
 
 
 # ------------------------------------------------------------------ provenance
