@@ -40,7 +40,7 @@ def register_generation_tasks(
   Args:
     name: such as `xqg_generation`; earlier tasks of the name are replaced.
     make_source: makes the source of training pairs of a language.
-    languages: their ISO 639-1 codes.
+    languages: their codes of ISO 639.
     vocabulary: of prompts and questions.
     language_in: "prompt" or "decoder": what names the language, the prompt or
       the beginning of the question.
@@ -79,7 +79,7 @@ def register_inference_task(
   Args:
     name: such as `local_inference`; an earlier task of the name is replaced.
     passages: TSV or JSONL file.
-    languages: to ask for, by ISO 639-1 codes.
+    languages: to ask for, by codes of ISO 639.
     vocabulary: of prompts and questions.
 
   Raises:

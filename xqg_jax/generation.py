@@ -86,7 +86,7 @@ def generate(
     output_dir: folder to write; readers of generated queries take it whole.
     tokenizer_path: the tokenizer of a checkpoint that has none beside it, as
       those of T5X: a `sentencepiece.model`, a `tokenizer.json`, or a folder.
-    languages: ISO 639-1 codes.
+    languages: codes of ISO 639.
     language_in: what names the language, the prompt or the decoder's first
       tokens; None: as the checkpoint was trained, "prompt" where it does not
       say.

@@ -234,6 +234,8 @@ def _find_starts(
   """
   found = np.zeros(targets.shape, bool)
   for start in starts:
+    if len(start) > targets.shape[1]:
+      continue
     is_here = (targets[:, : len(start)] == start).all(axis=1)
     found[is_here, : len(start)] = True
   return found
