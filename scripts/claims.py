@@ -74,7 +74,6 @@ SETTINGS = {
   "weaker": Setting(num_layers=1, width=32),
   "zero_shot": Setting(data="one_language"),
   "generated": Setting(task="local_dual_encoder_generated"),
-  "mixed": Setting(task="local_dual_encoder_mixed"),
 }
 
 
@@ -334,8 +333,6 @@ def _list_claims() -> dict[str, Runs]:
         "human pairs": "stronger/base",
         "generated queries": "generated/base",
         "generated queries, augmented": "generated/augmented",
-        "mixed": "mixed/base",
-        "mixed, augmented": "mixed/augmented",
       }
     ),
     "training_augmented": compare("generated"),

@@ -4,32 +4,44 @@
 #   scripts/train_rounds.sh ROUNDS ENCODER PASSAGES PAIRS OUTPUT_DIR [FLAGS...]
 #
 # ENCODER is the dual encoder to begin with, PAIRS its training pairs in
-# Tevatron/DPR form. Each round encodes the passages, indexes them, mines
-# negatives and trains ENCODER anew on them, in OUTPUT_DIR/round_1, round_2, ...
-# What is finished is not done again. FLAGS go to `xqg train`, such as
-# --gin.TRAIN_STEPS=4040 (required) and --gin_file=encoders/xlmr.gin.
+# Tevatron/DPR form, or a folder of generated queries. Each round encodes the
+# passages, indexes them, mines negatives and trains ENCODER anew on them, in
+# OUTPUT_DIR/round_1, round_2, ...; the last encoder's passages are in
+# OUTPUT_DIR/store. What is finished is not done again. FLAGS go to `xqg train`,
+# such as --gin.TRAIN_STEPS=4040 (required) and --gin_file=encoders/xlmr.gin.
 set -euo pipefail
 
 if (($# < 6)); then
-  sed -n '2,10s/^# \{0,1\}//p' "$0"
+  sed -n '2,12s/^# \{0,1\}//p' "$0"
   exit 2
 fi
 rounds=$1 first=$2 passages=$3 pairs=$4 out=$5
 shift 5
 
+source=(--gin.TRAIN_PAIRS="$pairs")
+if [[ -d $pairs ]]; then
+  source=(--gin_file=generated_pairs.gin --gin.GENERATED_QUERIES="$pairs")
+fi
+
+# Of an encoder, its passages into a store.
+encode() {
+  xqg encode --gin.CHECKPOINT_PATH="$1" --gin.PASSAGES="$passages" \
+    --gin.OUTPUT_DIR="$2"
+}
+
 encoder=$first
 for ((round = 1; round <= rounds; round++)); do
   here=$out/round_$round
   mkdir -p "$here"
-  xqg encode --gin.CHECKPOINT_PATH="$encoder" --gin.PASSAGES="$passages" \
-    --gin.OUTPUT_DIR="$here/store"
+  encode "$encoder" "$here/store"
   xqg index --gin.EMBEDDINGS="$here/store" --gin.OUTPUT_DIR="$here/index"
-  xqg mine-negatives --gin.INDEX="$here/index" \
+  xqg mine-negatives "${source[@]}" --gin.INDEX="$here/index" \
     --gin.CHECKPOINT_PATH="$encoder" --gin.PASSAGES="$passages" \
-    --gin.TRAIN_PAIRS="$pairs" --gin.OUTPUT_DIR="$here/mined"
+    --gin.OUTPUT_DIR="$here/mined"
   xqg train --gin_file=models/dual_encoder_finetune.gin \
     --gin.INITIAL_CHECKPOINT_PATH="$first" --gin.DATA_DIR="$here/mined" \
     --gin.MIXTURE_OR_TASK_NAME=local_dual_encoder \
     --gin.MODEL_DIR="$here/encoder" "$@"
   encoder=$here/encoder
 done
+encode "$encoder" "$out/store"

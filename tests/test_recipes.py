@@ -90,22 +90,24 @@ def test_each_encoder_has_every_row():
   assert sorted(f"{e}_{row}" for e in encoders for row in rows) == NAMES
 
 
-def test_rounds_mine_with_the_encoder_of_the_round_before(tmp_path):
+@pytest.mark.parametrize("pairs", ["pairs.jsonl", "generated"])
+def test_rounds_mine_with_the_encoder_of_the_round_before(tmp_path, pairs):
+  (tmp_path / "generated").mkdir()
   commands = _list_commands(
     tmp_path,
     "train_rounds.sh",
-    *("2", "first", "passages.tsv", "pairs.jsonl", "out"),
+    *("2", "first", "passages.tsv", pairs, "out"),
     *("--gin.TRAIN_STEPS=10", "--gin_file=encoders/xlmr.gin"),
   )
   configured = [_configure(words) for _, *words in commands]
-  assert [stage for stage, _ in configured] == 2 * [
-    "encode",
-    "index",
-    "mine-negatives",
-    "train",
-  ]
+  road = ["encode", "index", "mine-negatives", "train"]
+  assert [stage for stage, _ in configured] == [*road, *road, "encode"]
   used = [b["CHECKPOINT_PATH"] for _, b in configured if "CHECKPOINT_PATH" in b]
-  assert used == 2 * ["first"] + 2 * ["out/round_1/encoder"]
+  rounds = [f"out/round_{number}/encoder" for number in (1, 2)]
+  assert used == ["first", "first", rounds[0], rounds[0], rounds[1]]
+  sources = [b for stage, b in configured if stage == "mine-negatives"]
+  given = "TRAIN_PAIRS" if pairs.endswith(".jsonl") else "GENERATED_QUERIES"
+  assert [b[given] for b in sources] == [pairs, pairs]
   trained = [b for stage, b in configured if stage == "train"]
   assert [b["INITIAL_CHECKPOINT_PATH"] for b in trained] == 2 * ["first"]
   assert trained[1]["DATA_DIR"] == "out/round_2/mined"
