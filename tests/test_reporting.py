@@ -205,6 +205,7 @@ def test_pooled_evaluation_beside_a_single_one(world):
   pooled = pool_evaluations(folders, output_dir=world / "pooled")
   text = make_report(world, evaluations=[pooled.folder, folders[0]])
   assert "±0.0" in text
+  assert text.count('<table class="stacked">') == 4  # one a measure
   assert "Means over 2 evaluations" in text
   assert text.count("Questions won") == 2
   page = Page(text)

@@ -42,7 +42,8 @@ _TEMPLATE = "report.html.jinja"
 _PLOTTED = 3
 _MAX_BARS = 4
 _MAX_QUERIES = 5
-# The order in which configs are shown; other stages come first.
+_VERBS = {"pool_evaluations": "pool"}
+# The order of configs; other stages come first.
 _ROAD = (
   "prepare train generate filter encode augment index search evaluate pool"
 ).split()
@@ -59,7 +60,7 @@ def report(
   """Writes `report.html`: tables, plots, examples, and where all came from.
 
   Args:
-    evaluations: folders of `evaluate` or `pool_evaluations`, shown in order.
+    evaluations: folders of `evaluate` or `pool`, shown in order.
     output_dir: folder to write.
     model_dirs: folders of trained models, for their loss curves
       (`metrics.jsonl`) and configs.
@@ -80,7 +81,6 @@ def report(
   losses = [_describe_losses(folder) for folder in model_dirs]
   queries = _collect_queries(generated_queries, examples)
   others = [*model_dirs, *filter(None, [generated_queries])]
-  folders = _find_folders(loaded, others)
   page = (
     _environment()
     .get_template(_TEMPLATE)
@@ -92,7 +92,7 @@ def report(
       ],
       losses=[loss for loss in losses if loss["svg"]],
       fingerprints=_list_fingerprints(loaded, others),
-      configs=sorted(filter(None, map(_describe_config, folders)), key=_place),
+      configs=_describe_configs(_find_folders(loaded, others)),
     )
   )
   folder = claim_output_dir(
@@ -349,7 +349,7 @@ def _describe_config(folder: pathlib.Path) -> dict[str, Any] | None:
   has_gin = gin_file.is_file()
   if not (run or has_gin):
     return None
-  stage = run.get("stage")
+  stage = _VERBS.get(run.get("stage"), run.get("stage"))
   return {
     "folder": str(folder),
     "stage": stage,
@@ -361,9 +361,13 @@ def _describe_config(folder: pathlib.Path) -> dict[str, Any] | None:
   }
 
 
-def _place(config: Mapping[str, Any]) -> int:
-  stage = config["stage"]
-  return _ROAD.index(stage) if stage in _ROAD else -1
+def _describe_configs(
+  folders: Iterable[pathlib.Path],
+) -> list[dict[str, Any]]:
+  """The configs of the folders that have one, along the road."""
+  places = {stage: place for place, stage in enumerate(_ROAD)}
+  found = filter(None, map(_describe_config, folders))
+  return sorted(found, key=lambda config: places.get(config["stage"], -1))
 
 
 def _list_fingerprints(
