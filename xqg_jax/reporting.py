@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import json
 import os
 import pathlib
 import re
@@ -17,7 +16,6 @@ from xqg_jax.comparison import format_difference, format_p
 from xqg_jax.errors import InputError
 from xqg_jax.examples import choose_measure
 from xqg_jax.files import (
-  RUN_FILE,
   claim_output_dir,
   read_json,
   sha256_file,
@@ -25,6 +23,11 @@ from xqg_jax.files import (
   write_text,
 )
 from xqg_jax.languages import LANGUAGES
+from xqg_jax.provenance import (
+  describe_configs,
+  find_folders,
+  list_fingerprints,
+)
 from xqg_jax.records import read_generated_queries, read_json_lines
 from xqg_jax.results import (
   EXAMPLES_FILE,
@@ -36,17 +39,11 @@ from xqg_jax.significance import significance_mark
 
 REPORT_FILE = "report.html"
 METRICS_ROWS_FILE = "metrics.jsonl"
-OPERATIVE_CONFIG = "operative_config.gin"
 _TEMPLATE = "report.html.jinja"
 # Measures with a plot of their own; the table has all.
 _PLOTTED = 3
 _MAX_BARS = 4
 _MAX_QUERIES = 5
-_VERBS = {"pool_evaluations": "pool"}
-# The order of configs; other stages come first.
-_ROAD = (
-  "prepare train generate filter encode augment index search evaluate pool"
-).split()
 
 
 def report(
@@ -91,8 +88,8 @@ def report(
         for evaluation, example in zip(loaded, examples, strict=True)
       ],
       losses=[loss for loss in losses if loss["svg"]],
-      fingerprints=_list_fingerprints(loaded, others),
-      configs=_describe_configs(_find_folders(loaded, others)),
+      fingerprints=list_fingerprints(loaded, others),
+      configs=describe_configs(find_folders(loaded, others)),
     )
   )
   folder = claim_output_dir(
@@ -297,7 +294,7 @@ def find_nearest(question: str, queries: Sequence[str]) -> str | None:
   return max(queries, key=likeness, default=None)
 
 
-# ------------------------------------------------------------------ provenance
+# ---------------------------------------------------------------------- losses
 
 
 def _describe_losses(folder: str | os.PathLike) -> dict[str, Any]:
@@ -305,100 +302,3 @@ def _describe_losses(folder: str | os.PathLike) -> dict[str, Any]:
   rows = [row for _, row in read_json_lines(path)]
   svg = plots.plot_losses([row for row in rows if "step" in row])
   return {"name": pathlib.Path(folder).name, "svg": svg}
-
-
-def _find_folders(
-  loaded: Sequence[Evaluation], others: Sequence[str | os.PathLike]
-) -> list[pathlib.Path]:
-  """The folders that led here, as far as they still exist.
-
-  Args:
-    loaded: the evaluations.
-    others: folders that no evaluation names; files are passed over.
-  """
-  folders = [evaluation.folder for evaluation in loaded]
-  for evaluation in loaded:
-    inputs = read_json(evaluation.folder / MANIFEST_FILE)["inputs"]
-    # Pooled evaluations were made alike: the first shows how.
-    inputs = inputs.get("evaluations", [{"inputs": inputs}])[0]["inputs"]
-    folders.append(pathlib.Path(inputs["questions"]["path"]).parent)
-    for run in inputs["runs"].values():
-      search = pathlib.Path(run["path"]).parent
-      if (search / MANIFEST_FILE).is_file():
-        folders += [search, *_follow(search)]
-  folders += [pathlib.Path(folder) for folder in others]
-  found = (folder.resolve() for folder in folders if folder.is_dir())
-  return list(dict.fromkeys(found))
-
-
-def _follow(search: pathlib.Path) -> list[pathlib.Path]:
-  """Index, view and store behind a search folder."""
-  manifest = read_json(search / MANIFEST_FILE)
-  found = [
-    search / manifest[key] for key in ("index", "embeddings") if key in manifest
-  ]
-  view = found[-1] / "view.json" if found else None
-  if view and view.is_file():
-    found.append(view.parent / read_json(view).get("store", "."))
-  return found
-
-
-def _describe_config(folder: pathlib.Path) -> dict[str, Any] | None:
-  run_file, gin_file = folder / RUN_FILE, folder / OPERATIVE_CONFIG
-  run = read_json(run_file) if run_file.is_file() else {}
-  has_gin = gin_file.is_file()
-  if not (run or has_gin):
-    return None
-  stage = _VERBS.get(run.get("stage"), run.get("stage"))
-  return {
-    "folder": str(folder),
-    "stage": stage,
-    "command": f"xqg {stage} --gin_file={gin_file}" if has_gin else None,
-    "gin": gin_file.read_text(encoding="utf-8") if has_gin else None,
-    "arguments": json.dumps(
-      run.get("arguments", {}), indent=2, ensure_ascii=False
-    ),
-  }
-
-
-def _describe_configs(
-  folders: Iterable[pathlib.Path],
-) -> list[dict[str, Any]]:
-  """The configs of the folders that have one, along the road."""
-  places = {stage: place for place, stage in enumerate(_ROAD)}
-  found = filter(None, map(_describe_config, folders))
-  return sorted(found, key=lambda config: places.get(config["stage"], -1))
-
-
-def _list_fingerprints(
-  loaded: Sequence[Evaluation], others: Sequence[str | os.PathLike]
-) -> list[tuple[str, str, str]]:
-  """(where it was found, what it is of, value) of every fingerprint."""
-  rows = []
-  for evaluation in loaded:
-    manifest = read_json(evaluation.folder / MANIFEST_FILE)
-    for part in ("inputs", "searches"):
-      rows += [
-        (evaluation.folder.name, name, value)
-        for name, value in _walk(manifest.get(part, {}))
-      ]
-  for folder in map(pathlib.Path, others):
-    if (folder / MANIFEST_FILE).is_file():
-      manifest = read_json(folder / MANIFEST_FILE)
-      rows += [(folder.name, name, value) for name, value in _walk(manifest)]
-  return rows
-
-
-def _walk(value: Any, name: str = "") -> list[tuple[str, str]]:
-  """Leaves of nested JSON, under their path."""
-  if isinstance(value, Mapping):
-    items = value.items()
-  elif isinstance(value, list):
-    items = enumerate(value, start=1)
-  else:
-    return [] if value is None else [(name, str(value))]
-  return [
-    leaf
-    for key, child in items
-    for leaf in _walk(child, f"{name} · {key}" if name else str(key))
-  ]
