@@ -511,6 +511,7 @@ def test_duplicate_question_names_the_line(world):
     ({"token_budgets": (0,)}, "token budget is 0"),
     ({"measures": ("Rubbish@1",)}, "unknown measure"),
     ({"rounds": 0}, "rounds is 0"),
+    ({"num_queries": (1, 2)}, "num_queries without alphas"),
     ({"token_budgets": (), "measures": ("nDCG@5",)}, "no question can"),
     ({"passages": pathlib.Path("absent.tsv")}, "absent.tsv: no such file"),
     ({"qrels": pathlib.Path("absent.txt")}, "absent.txt: no such file"),

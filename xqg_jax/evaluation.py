@@ -115,6 +115,8 @@ def evaluate(
     "rounds": rounds,
     "seed": seed,
   }
+  if num_queries and not alphas:
+    raise InputError("num_queries without alphas", mend="set ALPHAS, too")
   planned = plan_augmentations(alphas, reduction, augmentations, num_queries)
   _check_settings(settings, runs, planned)
   sources = _describe_sources(runs, questions, passages, qrels)
