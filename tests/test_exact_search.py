@@ -2,15 +2,18 @@
 
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
+from xqg_jax import exact_search
 from xqg_jax.augmentation import AugmentedView
 from xqg_jax.errors import InputError
-from xqg_jax.exact_search import score_variants, search_exact
+from xqg_jax.exact_search import ExactSettings, search_exact
 from xqg_jax.fusion import Augmentation
 from xqg_jax.shards import ShardArrays, write_shard
 from xqg_jax.store import open_store, write_manifest
+from xqg_jax.variant_search import score_variants
 
 
 def _blocks(corpus, size):
@@ -134,6 +137,95 @@ def test_blocks_out_of_order_or_growing_are_refused():
     search_exact(queries, [(0, block), (3, block)], 1)
   with pytest.raises(ValueError, match="block of 2 rows follows one of 1"):
     search_exact(queries, [(0, block[:1]), (1, block)], 1)
+
+
+# ------------------------------------------------------------ kinds of devices
+
+
+@pytest.fixture
+def accelerator(monkeypatch):
+  """Has the fake devices searched as if they were accelerators."""
+  monkeypatch.setattr(
+    exact_search, "_CpuSearch", exact_search._AcceleratorSearch
+  )
+
+
+@pytest.mark.parametrize("num_devices", [1, 3, 8])
+def test_devices_share_every_block_to_the_bit(accelerator, num_devices):
+  rng = np.random.default_rng(0)
+  corpus = rng.integers(-3, 4, (5000, 8)).astype(np.float32)
+  queries = rng.integers(-3, 4, (600, 8)).astype(np.float32)
+  devices = jax.devices()[:num_devices]
+  scores, rows = search_exact(
+    queries, _blocks(corpus, 4096), 20, devices=devices
+  )
+  expected = _brute_force(queries, corpus, 20)
+  np.testing.assert_array_equal(scores, expected[0])
+  np.testing.assert_array_equal(rows, expected[1])
+  # Fewer rows than devices, negative scores, and more asked for than there is.
+  few = search_exact(
+    -np.ones((2, 8), np.float32),
+    _blocks(np.ones((5, 8), np.float32), 3),
+    9,
+    devices=devices,
+  )
+  assert few[0].tolist() == [[-8.0] * 5] * 2
+  assert few[1].tolist() == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_real_vectors_score_alike_on_one_device_and_on_eight(accelerator):
+  rng = np.random.default_rng(1)
+  corpus = rng.standard_normal((1000, 64)).astype(np.float32)
+  queries = rng.standard_normal((7, 64)).astype(np.float32)
+  one, eight = (
+    search_exact(queries, _blocks(corpus, 500), 10, devices=devices)
+    for devices in (jax.devices()[:1], jax.devices())
+  )
+  np.testing.assert_array_equal(one[0], eight[0])
+  np.testing.assert_array_equal(one[1], eight[1])
+
+
+def test_non_finite_scores_never_win_on_accelerators(accelerator):
+  huge = np.full((2, 2), 3e38, np.float32)
+  with pytest.raises(InputError, match="score of query 0 is not finite"):
+    search_exact(huge, [(0, huge)], 1)
+  huge[1, 0] = np.nan
+  with pytest.raises(InputError, match="passage 1 holds NaN"):
+    search_exact(np.ones((1, 2), np.float32), [(0, huge)], 1)
+
+
+def test_recall_target_and_bfloat16_are_settings(accelerator, monkeypatch):
+  asked = []
+
+  def approximate(scores, k, *, recall_target):
+    asked.append(recall_target)
+    return jax.lax.top_k(scores, k)
+
+  monkeypatch.setattr(jax.lax, "approx_max_k", approximate)
+  rng = np.random.default_rng(2)
+  corpus = rng.standard_normal((300, 16)).astype(np.float32)
+  queries = rng.standard_normal((3, 16)).astype(np.float32)
+  settings = ExactSettings(dtype="bfloat16", recall_target=0.93)
+  found = search_exact(queries, [(0, corpus)], 5, settings=settings)
+  rounded = [x.astype(jax.numpy.bfloat16) for x in (queries, corpus)]
+  expected = _brute_force(*rounded, 5)
+  assert asked == [0.93]
+  np.testing.assert_array_equal(found[1], expected[1])
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
+  with pytest.raises(InputError, match=r"recall_target is 1\.5"):
+    ExactSettings(recall_target=1.5)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_rows_that_get_better_and_better_are_all_seen(monkeypatch, order):
+  monkeypatch.setattr(exact_search, "_TILE", 40)
+  corpus = np.arange(300, dtype=np.float32)[::order, None]
+  scores, rows = search_exact(
+    np.array([[1.0], [0.0], [-1.0]], np.float32), _blocks(corpus, 100), 4
+  )
+  expected = _brute_force(np.array([[1.0], [0.0], [-1.0]]), corpus, 4)
+  np.testing.assert_array_equal(scores, expected[0])
+  np.testing.assert_array_equal(rows, expected[1])
 
 
 # ------------------------------------------------------------------- variants

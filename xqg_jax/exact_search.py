@@ -1,14 +1,15 @@
 """Exact inner-product search, streamed over the corpus in blocks.
 
-The whole corpus is never in memory: each block goes to the device once, is
-multiplied with all queries, and its best rows are merged with the best so
-far. Among equal scores the lower row wins, whatever the block size.
+The whole corpus is never in memory: each block goes to the devices once, a
+part to each, is multiplied with all queries, and its best rows are merged with
+the best so far. Among equal scores the lower row wins, whatever the block size
+and the number of devices.
 """
 
 import dataclasses
 import functools
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,94 +17,55 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from xqg_jax.errors import InputError
-from xqg_jax.fusion import (
-  Augmentation,
-  Means,
-  get_weights,
-  group_weights,
-  measure_means,
-  sum_groups,
-)
-from xqg_jax.store import EmbeddingStore, StoreBlock
+from xqg_jax.host_selection import GROUP, HostSelection, refuse_score
+from xqg_jax.vector_checks import check_queries, check_vectors
 
 BLOCK_SIZE = 65_536
 QUERY_BATCH = 512
+# Rows that a CPU multiplies at once: what comes out stays in its cache.
+_TILE = 8192
 # Columns are first compared by the maximum of groups of this many.
 _GROUP = 32
 
 Neighbors = tuple[Float[np.ndarray, "queries k"], Int[np.ndarray, "queries k"]]
 
 
-class _Best(NamedTuple):
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExactSettings:
+  """How exactly "exact" is meant, for accelerators.
+
+  Attributes:
+    dtype: what the factors of the products are rounded to; sums are float32.
+    recall_target: share of the best rows of each block that a TPU has to find
+      with `jax.lax.approx_max_k`; None, or another device: all of them.
+  """
+
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  recall_target: float | None = None
+
+  def __post_init__(self):
+    if self.dtype not in ("float32", "bfloat16"):
+      raise InputError(
+        f"unknown dtype {self.dtype!r}", mend='use "float32" or "bfloat16"'
+      )
+    if self.recall_target is not None and not 0 < self.recall_target <= 1:
+      raise InputError(
+        f"recall_target is {self.recall_target}",
+        mend="use a share above 0 and at most 1, such as 0.99",
+      )
+
+
+EXACT = ExactSettings()
+
+
+class Best(NamedTuple):
   """The best rows so far, best first; -1 where there is none yet."""
 
   scores: Float[Array, "variants queries k"]
   rows: Int[Array, "variants queries k"]
 
 
-class _Mixture(NamedTuple):
-  """How much of a passage and of its query sum goes into each variant."""
-
-  passage: Float[np.ndarray, "variants rows"]
-  query_sum: Float[np.ndarray, "variants rows"]
-
-
-class _Choice(NamedTuple):
-  """Which query sums a variant takes, and what it subtracts from passages."""
-
-  selection: Int[np.ndarray, " variants"]
-  mean_passage: Float[np.ndarray, "variants dim"]
-
-
 # --------------------------------------------------------------------- checks
-
-
-def check_vectors(
-  vectors: Float[np.ndarray, "rows dim"], what: str, *, first_row: int = 0
-) -> None:
-  """Refuses vectors that could not be ranked.
-
-  Args:
-    vectors: the vectors.
-    what: what one of them is called in the message.
-    first_row: number of the first of them.
-
-  Raises:
-    InputError: a value that is NaN or infinite; the message names the row.
-
-  >>> check_vectors(np.zeros((1, 2), np.float32), "query")
-  >>> check_vectors(np.array([[0.0], [np.nan]]), "query", first_row=7)
-  Traceback (most recent call last):
-    ...
-  xqg_jax.errors.InputError: query 8 holds NaN or infinity; encode it again
-  """
-  is_good = np.isfinite(vectors).all(axis=1)
-  if not is_good.all():
-    row = first_row + int(np.argmin(is_good))
-    raise InputError(
-      f"{what} {row} holds NaN or infinity", mend="encode it again"
-    )
-
-
-def check_queries(
-  queries: Float[np.ndarray, "queries query_dim"], *, dim: int, k: int
-) -> None:
-  """Refuses queries that cannot be searched with.
-
-  Raises:
-    InputError: no query, another dimension than the corpus, a value that is
-      not finite, or a `k` below 1.
-  """
-  if k < 1:
-    raise InputError(f"k is {k}", mend="ask for at least one neighbor")
-  if not len(queries):
-    raise InputError("no queries", mend="give at least one")
-  if queries.shape[1] != dim:
-    raise InputError(
-      f"queries have {queries.shape[1]} dimensions, the corpus has {dim}",
-      mend="encode both with the same dual encoder",
-    )
-  check_vectors(queries, "query")
 
 
 def _check_order(start: int, expected: int, rows: int, capacity: int) -> None:
@@ -113,28 +75,13 @@ def _check_order(start: int, expected: int, rows: int, capacity: int) -> None:
     raise ValueError(f"a block of {rows} rows follows one of {capacity}")
 
 
-def _finish(
-  parts: Sequence[_Best], num_queries: int, num_rows: int
-) -> list[Neighbors]:
-  """Joins the query batches and cuts what is padding; one item a variant."""
-  scores = np.concatenate([np.asarray(p.scores) for p in parts], axis=1)
-  rows = np.concatenate([np.asarray(p.rows) for p in parts], axis=1)
-  scores = scores[:, :num_queries, :num_rows]
-  rows = rows[:, :num_queries, :num_rows]
-  if not np.isfinite(scores).all():
-    _, query, _ = np.argwhere(~np.isfinite(scores))[0]
-    raise InputError(
-      f"a score of query {query} is not finite",
-      mend="the vectors are too long for float32; normalise them",
-    )
-  return list(zip(scores, rows, strict=True))
-
-
 # -------------------------------------------------------------- on the device
 
 
 def _top_columns(
-  scores: Float[Array, "queries columns"], k: int
+  scores: Float[Array, "queries columns"],
+  k: int,
+  recall_target: float | None = None,
 ) -> tuple[Float[Array, "queries best"], Int[Array, "queries best"]]:
   """`lax.top_k`, through the maxima of groups where that is less work.
 
@@ -142,6 +89,11 @@ def _top_columns(
   columns are kept in order, so equal scores still favour the lower column.
   """
   queries, columns = scores.shape
+  if recall_target is not None:
+    found = jax.lax.approx_max_k(
+      scores, min(k, columns), recall_target=recall_target
+    )
+    return tuple(found)
   if columns % _GROUP or columns // _GROUP < 4 * k:
     return tuple(jax.lax.top_k(scores, min(k, columns)))
   # [queries, columns] -> [queries, groups] -> [queries, k]
@@ -154,79 +106,78 @@ def _top_columns(
   return best, jnp.take_along_axis(inside, at, axis=1)
 
 
-def _merge(
-  best: _Best,
+def merge_columns(
+  best: Best,
   similarity: Float[Array, "queries columns"],
   start: Int[Array, ""],
   num_valid: Int[Array, ""],
   k: int,
-) -> _Best:
+  recall_target: float | None = None,
+) -> Best:
   """Merges one block's similarities into the best rows of one variant."""
   is_valid = jnp.arange(similarity.shape[1]) < num_valid
-  scores, columns = _top_columns(jnp.where(is_valid, similarity, -jnp.inf), k)
+  masked = jnp.where(is_valid, similarity, -jnp.inf)
+  scores, columns = _top_columns(masked, k, recall_target)
   # The rows found earlier come first: they are lower, and win ties.
   scores = jnp.concatenate([best.scores, scores], axis=1)
   rows = jnp.concatenate([best.rows, columns + start], axis=1)
   scores, at = jax.lax.top_k(scores, min(k, scores.shape[1]))
-  return _Best(scores, jnp.take_along_axis(rows, at, axis=1))
+  return Best(scores, jnp.take_along_axis(rows, at, axis=1))
 
 
-def _dot(
-  queries: Float[Array, "queries dim"], vectors: Float[Array, "rows dim"]
+def dot(
+  queries: Float[Array, "queries dim"],
+  vectors: Float[Array, "rows dim"],
+  dtype: str = "float32",
 ) -> Float[Array, "queries rows"]:
-  # Accelerators would otherwise round float32 factors to bfloat16 or TF32.
-  return jnp.matmul(queries, vectors.T, precision=jax.lax.Precision.HIGHEST)
+  """Inner products in float32, of factors rounded to `dtype`."""
+  if dtype == "float32":
+    # Accelerators would otherwise round the factors to bfloat16 or TF32.
+    return jnp.matmul(queries, vectors.T, precision=jax.lax.Precision.HIGHEST)
+  return jnp.matmul(
+    queries.astype(dtype),
+    vectors.astype(dtype).T,
+    preferred_element_type=jnp.float32,
+  )
 
 
-@functools.partial(jax.jit, static_argnames="k")
+@functools.partial(jax.jit, static_argnames=("k", "settings"))
 def _update(
-  best: _Best,
+  best: Best,
   queries: Float[Array, "queries dim"],
   passages: Float[Array, "rows dim"],
   start: Int[Array, ""],
   num_valid: Int[Array, ""],
   *,
   k: int,
-) -> _Best:
+  settings: ExactSettings,
+) -> Best:
   one = jax.tree.map(lambda x: x[0], best)
-  merged = _merge(one, _dot(queries, passages), start, num_valid, k)
+  similarity = dot(queries, passages, settings.dtype)
+  merged = merge_columns(
+    one, similarity, start, num_valid, k, settings.recall_target
+  )
   return jax.tree.map(lambda x: x[None], merged)
 
 
-@functools.partial(jax.jit, static_argnames="k")
-def _update_variants(
-  best: _Best,
+@functools.partial(jax.jit, static_argnames="dtype")
+def _multiply(
   queries: Float[Array, "queries dim"],
   passages: Float[Array, "rows dim"],
-  query_sums: Float[Array, "selections rows dim"],
-  mixture: _Mixture,
-  choice: _Choice,
-  start: Int[Array, ""],
-  num_valid: Int[Array, ""],
   *,
-  k: int,
-) -> _Best:
-  """Two products, then each variant's similarities are a mixture of them."""
-  to_passages = _dot(queries, passages)
-  to_sums = jax.vmap(_dot, in_axes=(None, 0))(queries, query_sums)
-
-  # One variant after the other: only one [queries, rows] is alive at a time.
-  def merge_one(variant):
-    one, of_passage, of_sum, (selected, mean) = variant
-    # Without its mean a passage scores less by what the mean would score.
-    passages_alone = to_passages - _dot(queries, mean[None])
-    similarity = of_passage * passages_alone + of_sum * to_sums[selected]
-    return _merge(one, similarity, start, num_valid, k)
-
-  return jax.lax.map(
-    merge_one, (best, mixture.passage, mixture.query_sum, choice)
-  )
+  dtype: str,
+) -> tuple[Float[Array, "queries columns"], Float[Array, "queries groups"]]:
+  """Scores in whole groups of columns, and the maximum of each group."""
+  scores = dot(queries, passages, dtype)
+  if missing := -scores.shape[1] % GROUP:
+    scores = jnp.pad(scores, ((0, 0), (0, missing)), constant_values=-jnp.inf)
+  return scores, scores.reshape(len(queries), -1, GROUP).max(axis=-1)
 
 
 # ------------------------------------------------------------------ streaming
 
 
-def _pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
+def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
   """Appends rows of zeros, so that every block has one compiled shape."""
   missing = rows - len(array)
   if not missing:
@@ -235,25 +186,161 @@ def _pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
   return np.pad(np.asarray(array, np.float32), widths)
 
 
-def _batch_queries(
-  queries: Float[np.ndarray, "queries dim"],
+def batch_queries(
+  queries: Float[np.ndarray, "queries dim"], device: jax.Device | None = None
 ) -> list[Float[Array, "batch dim"]]:
-  size = min(QUERY_BATCH, len(queries))
+  """Cuts the queries into batches of one size, the last one padded."""
+  if not len(queries):
+    return []
+  size = -(-len(queries) // -(-len(queries) // QUERY_BATCH))
   starts = range(0, len(queries), size)
-  return [jnp.asarray(_pad_rows(queries[i : i + size], size)) for i in starts]
+  return [
+    jax.device_put(pad_rows(queries[i : i + size], size), device)
+    for i in starts
+  ]
 
 
-def _no_best(num_variants: int, num_queries: int, k: int) -> _Best:
+def no_best(num_variants: int, num_queries: int, k: int) -> Best:
+  """Before the first block."""
   shape = (num_variants, num_queries, k)
-  return _Best(
+  return Best(
     jnp.full(shape, -jnp.inf, jnp.float32), jnp.full(shape, -1, jnp.int32)
   )
+
+
+def join_batches(
+  parts: Sequence[tuple[Array | np.ndarray, Array | np.ndarray]],
+) -> Neighbors:
+  """Scores and rows of all batches of queries, one below the other."""
+  scores, rows = zip(*parts, strict=True)
+  return np.concatenate(scores), np.concatenate(rows)
+
+
+def cut_padding(
+  found: tuple[np.ndarray, np.ndarray], *, num_queries: int, num_rows: int
+) -> Neighbors:
+  """Leaves off queries and places that were padding.
+
+  Raises:
+    InputError: a score of what is left is not finite.
+  """
+  scores, rows = (part[:num_queries, :num_rows] for part in found)
+  if not np.isfinite(scores).all():
+    raise refuse_score(int(np.argwhere(~np.isfinite(scores))[0][0]))
+  return scores, rows
+
+
+class _AcceleratorSearch:
+  """Keeps the best rows on one device; every block has one shape."""
+
+  def __init__(
+    self,
+    queries: Float[np.ndarray, "queries dim"],
+    *,
+    k: int,
+    capacity: int,
+    device: jax.Device,
+    settings: ExactSettings,
+  ):
+    self._k, self._capacity, self._settings = k, capacity, settings
+    self._device = device
+    self._batches = batch_queries(queries, device)
+    # More columns are added while there are fewer than k.
+    self._best = [
+      jax.device_put(no_best(1, len(batch), min(k, capacity)), device)
+      for batch in self._batches
+    ]
+
+  def add(self, start: int, vectors: Float[np.ndarray, "rows dim"]) -> None:
+    passages = jax.device_put(pad_rows(vectors, self._capacity), self._device)
+    bounds = np.int32(start), np.int32(len(vectors))
+    self._best = [
+      _update(
+        best, batch, passages, *bounds, k=self._k, settings=self._settings
+      )
+      for best, batch in zip(self._best, self._batches, strict=True)
+    ]
+
+  def finish(self) -> Neighbors:
+    return join_batches([(b.scores[0], b.rows[0]) for b in self._best])
+
+
+class _CpuSearch:
+  """Multiplies by tiles; the host chooses while the next one is multiplied."""
+
+  def __init__(
+    self,
+    queries: Float[np.ndarray, "queries dim"],
+    *,
+    k: int,
+    capacity: int,
+    device: jax.Device,
+    settings: ExactSettings,
+  ):
+    del capacity
+    self._device, self._settings = device, settings
+    self._batches = batch_queries(queries, device)
+    size = len(self._batches[0])
+    self._selections = [
+      HostSelection(size, k, first_query=number * size)
+      for number in range(len(self._batches))
+    ]
+    self._waiting = None
+
+  def add(self, start: int, vectors: Float[np.ndarray, "rows dim"]) -> None:
+    for first in range(0, len(vectors), _TILE):
+      tile = np.asarray(vectors[first : first + _TILE], np.float32)
+      passages = jax.device_put(tile, self._device)
+      bounds = {"start": start + first, "num_rows": len(tile)}
+      for selection, batch in zip(self._selections, self._batches, strict=True):
+        products = _multiply(batch, passages, dtype=self._settings.dtype)
+        self._select()
+        self._waiting = selection, products, bounds
+
+  def _select(self) -> None:
+    """Looks at the products before those that are being computed."""
+    if self._waiting:
+      selection, products, bounds = self._waiting
+      selection.add(*map(np.asarray, products), **bounds)
+
+  def finish(self) -> Neighbors:
+    self._select()
+    self._waiting = None
+    return join_batches([s.finish() for s in self._selections])
+
+
+def merge_neighbors(
+  found: Sequence[tuple[np.ndarray, np.ndarray]], k: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The k best of several searches of different rows of one corpus.
+
+  >>> left = np.array([[3.0, 1.0]]), np.array([[0, 4]])
+  >>> right = np.array([[3.0, 2.0]]), np.array([[7, 5]])
+  >>> merge_neighbors([right, left], 3)[1].tolist()
+  [[0, 7, 5]]
+  """
+  scores = np.concatenate([part[0] for part in found], axis=1)
+  rows = np.concatenate([part[1] for part in found], axis=1)
+  order = np.lexsort((rows, -scores))[:, :k]
+  return (
+    np.take_along_axis(scores, order, axis=1),
+    np.take_along_axis(rows, order, axis=1),
+  )
+
+
+def _list_devices() -> list[jax.Device]:
+  """All local accelerators, or one CPU, which uses all cores by itself."""
+  devices = jax.local_devices()
+  return devices[:1] if devices[0].platform == "cpu" else devices
 
 
 def search_exact(
   queries: Float[np.ndarray, "queries query_dim"],
   blocks: Iterable[tuple[int, np.ndarray]],
   k: int,
+  *,
+  settings: ExactSettings = EXACT,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Neighbors:
   """Finds the k passages with the largest inner product for each query.
 
@@ -262,6 +349,8 @@ def search_exact(
     blocks: (first row, vectors [rows, dim]) in order of rows, none larger than
       the first; what `AugmentedView.blocks` yields.
     k: how many neighbors; as many as there are passages when that is less.
+    settings: dtype of the products, and how many of the best have to be found.
+    devices: each takes a part of every block; all local ones when absent.
 
   Returns:
     (scores [queries, k] float32, rows [queries, k] int32), best first; among
@@ -278,178 +367,35 @@ def search_exact(
   >>> scores.tolist(), rows.tolist()
   ([[3.0, 2.0]], [[2, 0]])
   """
-  batches = _batch_queries(queries) if len(queries) else []
-  best: list[_Best] = []
-  num_rows = capacity = 0
+  devices = devices or _list_devices()
+  searches: list[_AcceleratorSearch | _CpuSearch] = []
+  num_rows = capacity = part = 0
   for start, vectors in blocks:
-    if not best:
+    if not searches:
       check_queries(queries, dim=vectors.shape[1], k=k)
-      capacity = len(vectors)
-      # More columns are added while there are fewer than k.
-      width = min(k, capacity)
-      best = [_no_best(1, len(batch), width) for batch in batches]
+      capacity, part = len(vectors), -(-len(vectors) // len(devices))
+      searches = [
+        _start_search(queries, k, part, device, settings) for device in devices
+      ]
     _check_order(start, num_rows, len(vectors), capacity)
     check_vectors(vectors, "passage", first_row=start)
-    passages = jnp.asarray(_pad_rows(vectors, capacity))
-    best = [
-      _update(b, q, passages, np.int32(start), np.int32(len(vectors)), k=k)
-      for b, q in zip(best, batches, strict=True)
-    ]
+    for number, search in enumerate(searches):
+      rows = vectors[number * part : (number + 1) * part]
+      if len(rows):
+        search.add(start + number * part, rows)
     num_rows += len(vectors)
   if not num_rows:
     raise InputError("the corpus is empty", mend="encode some passages")
-  return _finish(best, len(queries), num_rows)[0]
+  found = merge_neighbors([search.finish() for search in searches], k)
+  return cut_padding(found, num_queries=len(queries), num_rows=num_rows)
 
 
-# ------------------------------------------------------------------- variants
-
-
-@dataclasses.dataclass(frozen=True)
-class _Variants:
-  """Augmentations, at least one not None, and the query sums they need.
-
-  Variants that add up the same columns of the store share one product.
-
-  Attributes:
-    augmentations: one a variant.
-    weights: of the store's query sums, one row a selection.
-    means: what a selection removes; None: nothing.
-    choice: by variant its selection, and what its passages are without.
-  """
-
-  augmentations: Sequence[Augmentation | None]
-  weights: Sequence[Float[np.ndarray, " groups"]]
-  means: Sequence[Means | None]
-  choice: _Choice
-
-  @classmethod
-  def plan(
-    cls, store: EmbeddingStore, augmentations: Sequence[Augmentation | None]
-  ) -> "_Variants":
-    keys: list[tuple[bytes, bool]] = []
-    weights: list[np.ndarray] = []
-    means: list[Means | None] = []
-    selection = np.zeros(len(augmentations), np.int32)
-    removed = np.zeros((len(augmentations), store.dim), np.float32)
-    for variant, augmentation in enumerate(augmentations):
-      if augmentation is None:
-        continue  # gives its sums no weight: any selection will do
-      factors = group_weights(store.groups, augmentation)
-      key = (factors.tobytes(), augmentation.remove_mean)
-      if key not in keys:
-        keys.append(key)
-        weights.append(factors)
-        means.append(measure_means(store, factors) if key[1] else None)
-      selection[variant] = keys.index(key)
-      if (found := means[selection[variant]]) is not None:
-        removed[variant] = found.passage
-    return cls(augmentations, weights, means, _Choice(selection, removed))
-
-  def sum_queries(
-    self, block: StoreBlock
-  ) -> tuple[Float[np.ndarray, "selections rows dim"], list[np.ndarray]]:
-    """Query sums and counts of each passage for each selection of columns."""
-    sums, counts = [], []
-    for weights, means in zip(self.weights, self.means, strict=True):
-      # [rows, groups, dim] -> [rows, dim]
-      query_sum, count = sum_groups(block, weights)
-      if means is not None:
-        query_sum = means.remove(block.passages, query_sum, count)[1]
-      sums.append(query_sum)
-      counts.append(count)
-    return np.stack(sums), counts
-
-  def mix(self, num_rows: int, counts: Sequence[np.ndarray]) -> _Mixture:
-    """The weights that give each variant's score of each passage."""
-    weights = [
-      self._get_weights(num_rows, counts[selected], augmentation)
-      for selected, augmentation in zip(
-        self.choice.selection, self.augmentations, strict=True
-      )
-    ]
-    passage, query_sum = zip(*weights, strict=True)
-    return _Mixture(np.stack(passage), np.stack(query_sum))
-
-  def _get_weights(
-    self, num_rows: int, count: np.ndarray, augmentation: Augmentation | None
-  ) -> tuple[np.ndarray, np.ndarray]:
-    if augmentation is None:
-      return np.ones(num_rows, np.float32), np.zeros(num_rows, np.float32)
-    return get_weights(
-      count, reduction=augmentation.reduction, alpha=augmentation.alpha
-    )
-
-
-def score_variants(
-  queries: Float[np.ndarray, "queries query_dim"],
-  store: EmbeddingStore,
-  augmentations: Sequence[Augmentation | None],
+def _start_search(
+  queries: Float[np.ndarray, "queries dim"],
   k: int,
-  *,
-  block_size: int = BLOCK_SIZE // 2,
-) -> list[Neighbors]:
-  """Searches several augmentations of one store in one pass.
-
-  Two products, with the passages, q.p, and with their query sums, q.S, give
-  the scores of every variant: for "sum" (1 - a) q.p + a q.S, for "mean"
-  (1 - a) q.p + a q.S / count, and q.p alone for passages without queries.
-
-  Args:
-    queries: query embeddings, float32.
-    store: the passages and their query sums.
-    augmentations: the variants; None stands for the passages as they are.
-    k: how many neighbors of each query.
-    block_size: passages read at a time.
-
-  Returns:
-    For each variant what `search_exact` returns.
-
-  Raises:
-    InputError: as `search_exact`, or a store without the query sums asked for.
-  """
-  check_queries(queries, dim=store.dim, k=k)
-  if all(augmentation is None for augmentation in augmentations):
-    blocks = store.blocks(block_size, use_queries=False)
-    pairs = ((block.start, block.passages) for block in blocks)
-    return [search_exact(queries, pairs, k)] * len(augmentations)
-  variants = _Variants.plan(store, augmentations)
-  batches = _batch_queries(queries)
-  k = min(k, store.num_passages)
-  best = [_no_best(len(augmentations), len(batch), k) for batch in batches]
-  capacity = min(block_size, store.num_passages)
-  for block in store.blocks(block_size):
-    best = _update_batches(best, batches, block, variants, capacity, k)
-  return _finish(best, len(queries), store.num_passages)
-
-
-def _update_batches(
-  best: Sequence[_Best],
-  batches: Sequence[Float[Array, "batch dim"]],
-  block: StoreBlock,
-  variants: _Variants,
   capacity: int,
-  k: int,
-) -> list[_Best]:
-  """Merges one block of the store into the best rows of all variants."""
-  check_vectors(block.passages, "passage", first_row=block.start)
-  query_sums, counts = variants.sum_queries(block)
-  for sums in query_sums:
-    check_vectors(sums, "query sum", first_row=block.start)
-  passages = jnp.asarray(_pad_rows(block.passages, capacity))
-  padded_sums = jnp.stack([_pad_rows(sums, capacity) for sums in query_sums])
-  mixture = variants.mix(len(block.passages), counts)
-  mixture = _Mixture(*(_pad_rows(w.T, capacity).T for w in mixture))
-  return [
-    _update_variants(
-      one,
-      batch,
-      passages,
-      padded_sums,
-      mixture,
-      variants.choice,
-      np.int32(block.start),
-      np.int32(len(block.passages)),
-      k=k,
-    )
-    for one, batch in zip(best, batches, strict=True)
-  ]
+  device: jax.Device,
+  settings: ExactSettings,
+) -> _AcceleratorSearch | _CpuSearch:
+  kind = _CpuSearch if device.platform == "cpu" else _AcceleratorSearch
+  return kind(queries, k=k, capacity=capacity, device=device, settings=settings)

@@ -10,8 +10,9 @@ from jaxtyping import Float
 
 from xqg_jax.augmentation import AugmentedView
 from xqg_jax.errors import InputError
-from xqg_jax.exact_search import BLOCK_SIZE, Neighbors, check_queries
+from xqg_jax.exact_search import BLOCK_SIZE, Neighbors
 from xqg_jax.scann_index import ScannIndex, ScannParameters
+from xqg_jax.vector_checks import check_queries
 
 
 def measure_index_recall(found: Neighbors, exact: Neighbors) -> float:

@@ -23,8 +23,8 @@ from jaxtyping import Float, Int
 
 from xqg_jax import scann_worker
 from xqg_jax.errors import InputError, NativeError
-from xqg_jax.exact_search import check_queries, check_vectors
 from xqg_jax.files import atomic_path, sha256_file
+from xqg_jax.vector_checks import check_queries, check_vectors
 
 # ScaNN's hashing needs 16 vectors, and a tree over so few saves nothing.
 MIN_VECTORS = 200

@@ -17,11 +17,11 @@ from jaxtyping import Float
 
 from xqg_jax.augmentation import open_view
 from xqg_jax.errors import InputError
-from xqg_jax.exact_search import score_variants
 from xqg_jax.files import read_json, read_lines, sha256_file
 from xqg_jax.fusion import Augmentation
 from xqg_jax.records import Passage, Question, read_passages
 from xqg_jax.runs import Run, read_predictions, read_run
+from xqg_jax.variant_search import score_variants
 
 RUN_FILE = "run.trec"
 MANIFEST_FILE = "manifest.json"

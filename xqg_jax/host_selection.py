@@ -1,0 +1,151 @@
+"""The best of a stream of scores, chosen on the host while CPUs multiply.
+
+XLA's top-k on CPU takes longer than the product it follows. After the first
+tile few scores can still be among the best: a group of columns whose maximum
+does not beat the query's k-th best score so far is never looked into.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from xqg_jax.errors import InputError
+
+# Columns of which a product returns the maximum beside the scores.
+GROUP = 16
+
+
+def refuse_score(query: int) -> InputError:
+  """The error for a score that is NaN or infinite."""
+  return InputError(
+    f"a score of query {query} is not finite",
+    mend="the vectors are too long for float32; normalise them",
+  )
+
+
+class HostSelection:
+  """The best rows of one batch of queries; rows arrive in their order."""
+
+  def __init__(self, num_queries: int, k: int, *, first_query: int = 0):
+    """Starts without any row.
+
+    Args:
+      num_queries: queries in the batch.
+      k: how many rows to find for each.
+      first_query: number of the first query, for messages.
+    """
+    self._k = k
+    self._first_query = first_query
+    self._num_rows = 0
+    # A row needs a score above this; whatever ties with it came earlier.
+    self._threshold = np.full((num_queries, 1), -np.inf, np.float32)
+    self._scores = np.empty((num_queries, 0), np.float32)
+    self._rows = np.empty((num_queries, 0), np.int32)
+
+  def add(
+    self,
+    scores: Float[np.ndarray, "queries columns"],
+    maxima: Float[np.ndarray, "queries groups"],
+    *,
+    start: int,
+    num_rows: int,
+  ) -> None:
+    """Takes the scores of further rows.
+
+    Args:
+      scores: of `num_rows` rows and then of padding, in whole groups.
+      maxima: of each group of `GROUP` columns.
+      start: the first row.
+      num_rows: how many of the columns are rows.
+
+    Raises:
+      InputError: a score is NaN.
+    """
+    self._num_rows += num_rows
+    lower = self._threshold
+    if not self._scores.shape[1] and maxima.shape[1] > self._k:
+      # k groups hold a score at least as large as the k-th largest maximum.
+      lower = np.partition(maxima, -self._k, axis=1)[:, -self._k, None]
+      lower = np.nextafter(lower, np.float32(-np.inf))
+    found, columns, values = _find_above(scores, maxima, lower)
+    is_row = columns < num_rows
+    if not is_row.any():
+      return
+    found, columns, values = (part[is_row] for part in (found, columns, values))
+    if np.isnan(values).any():
+      query = found[np.argmax(np.isnan(values))]
+      raise refuse_score(self._first_query + int(query))
+    self._append(*_pad(found, values, columns + start, len(scores)))
+
+  def _append(
+    self,
+    scores: Float[np.ndarray, "queries new"],
+    rows: Int[np.ndarray, "queries new"],
+  ) -> None:
+    scores = np.concatenate([self._scores, scores], axis=1)
+    rows = np.concatenate([self._rows, rows], axis=1)
+    if scores.shape[1] >= self._k:
+      at = scores.shape[1] - self._k
+      self._threshold = np.partition(scores, at, axis=1)[:, at, None]
+    if scores.shape[1] > 6 * self._k:
+      found, columns = np.nonzero(scores >= self._threshold)
+      values, kept = scores[found, columns], rows[found, columns]
+      scores, rows = _pad(found, values, kept, len(scores))
+    self._scores, self._rows = scores, rows
+
+  def finish(
+    self,
+  ) -> tuple[Float[np.ndarray, "queries k"], Int[np.ndarray, "queries k"]]:
+    """Scores and rows, best first, the lower row first among equals.
+
+    As many as there were rows, at most k; -inf and -1 for scores of -inf.
+    """
+    missing = min(self._k, self._num_rows) - self._scores.shape[1]
+    if missing > 0:
+      nothing = np.full((len(self._scores), missing), -1, np.int32)
+      self._append(np.full(nothing.shape, -np.inf, np.float32), nothing)
+    order = np.argsort(-self._scores, axis=1, kind="stable")[:, : self._k]
+    return (
+      np.take_along_axis(self._scores, order, axis=1),
+      np.take_along_axis(self._rows, order, axis=1),
+    )
+
+
+def _find_above(
+  scores: Float[np.ndarray, "queries columns"],
+  maxima: Float[np.ndarray, "queries groups"],
+  lower: Float[np.ndarray, "queries 1"],
+) -> Sequence[np.ndarray]:
+  """Query, column and value of each score above its query's, and of NaNs."""
+  groups = np.flatnonzero(~(maxima <= lower))
+  # [queries, columns] -> [groups found, GROUP]
+  inside = scores.reshape(-1, GROUP)[groups]
+  queries, groups = np.divmod(groups, maxima.shape[1])
+  at, offsets = np.nonzero(~(inside <= lower[queries]))
+  return queries[at], groups[at] * GROUP + offsets, inside[at, offsets]
+
+
+def _pad(
+  queries: Int[np.ndarray, " found"],
+  scores: Float[np.ndarray, " found"],
+  rows: Int[np.ndarray, " found"],
+  num_queries: int,
+) -> tuple[Float[np.ndarray, "queries new"], Int[np.ndarray, "queries new"]]:
+  """Lays out what was found for each query in a row of its own.
+
+  >>> _pad(np.array([0, 2, 2]), np.array([5.0, 7, 6]), np.array([9, 3, 4]), 3)[
+  ...   1
+  ... ]
+  array([[ 9, -1],
+         [-1, -1],
+         [ 3,  4]], dtype=int32)
+  """
+  counts = np.bincount(queries, minlength=num_queries)
+  places = np.arange(len(queries)) - (np.cumsum(counts) - counts)[queries]
+  shape = (num_queries, counts.max())
+  padded_scores = np.full(shape, -np.inf, np.float32)
+  padded_rows = np.full(shape, -1, np.int32)
+  padded_scores[queries, places] = scores
+  padded_rows[queries, places] = rows
+  return padded_scores, padded_rows
