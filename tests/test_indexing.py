@@ -212,6 +212,49 @@ def test_exact_index_refuses_other_embeddings_in_the_same_place(tmp_path):
     open_index(tmp_path / "index").search(clustered(1, seed=1), 3)
 
 
+# --------------------------------------------------------------------- shards
+
+
+def test_shards_find_what_one_index_does_and_are_kept(store, tmp_path, capsys):
+  folder = tmp_path / "index"
+  wishes = {"embeddings": store, "output_dir": folder, "k": 20}
+  with build_index(rows_per_shard=600, **wishes) as built:
+    shards = built.manifest["shards"]
+    assert [(s["name"], s["start"], s["rows"]) for s in shards] == [
+      ("scann-00000", 0, 500),
+      ("scann-00001", 500, 500),
+      ("scann-00002", 1000, 500),
+    ]
+    assert built.manifest["measured"]["index_recall"] > 0.98
+    queries = clustered(100, seed=7)
+    exact = _exact(store, queries, 20)
+    found = built.search(queries, 20)
+    assert measure_index_recall(found, exact) > 0.975
+    all_rows = built.search(queries[:1], 1500)[1]
+    assert len(set(all_rows[0]) - {-1}) == (all_rows[0] >= 0).sum()
+  # An interrupted run: two shards are finished, the third is half there.
+  (folder / "manifest.json").unlink()
+  (folder / ".build").mkdir()
+  for shard in shards[:2]:
+    (folder / ".build" / f"{shard['name']}.json").write_text(json.dumps(shard))
+  (folder / "scann-00002" / "dataset.npy").unlink()
+  kept = (folder / "scann-00000" / "dataset.npy").stat().st_mtime_ns
+  with build_index(rows_per_shard=600, **wishes) as again:
+    assert again.manifest["shards"] == shards
+    assert (folder / "scann-00000" / "dataset.npy").stat().st_mtime_ns == kept
+    np.testing.assert_array_equal(again.search(queries, 20)[1], found[1])
+  assert not (folder / ".build").exists()
+
+
+def test_too_many_shards_and_both_ways_to_count_are_refused(store, tmp_path):
+  wishes = {"embeddings": store, "output_dir": tmp_path / "index"}
+  with pytest.raises(InputError, match="8 shards leave fewer than 200"):
+    build_index(num_shards=8, **wishes)
+  with pytest.raises(InputError, match="both num_shards and rows_per_shard"):
+    build_index(num_shards=2, rows_per_shard=700, **wishes)
+  assert not (tmp_path / "index").exists()
+
+
 # ------------------------------------------------------------------ bad input
 
 

@@ -86,6 +86,9 @@ STAGES = {
     "store_import:import_vectors", "a store of vectors made elsewhere"
   ),
   "index": Stage("indexing:build_index", "build a ScaNN or exact index"),
+  "update-index": Stage(
+    "index_updating:update_index", "an index of changed embeddings"
+  ),
   "search": Stage("searching:search", "find passages for questions"),
   "mine-negatives": Stage(
     "mining:mine_negatives", "hard negatives for training pairs"

@@ -5,6 +5,7 @@ question_embeddings.npy  [questions, dim] float32, in order of question_ids
 manifest.json            index, embeddings, encoder, question ids, languages
 """
 
+import dataclasses
 import os
 import pathlib
 import sys
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.encoding import encode_texts
 from xqg_jax.errors import InputError
+from xqg_jax.exact_search import EXACT, ExactSettings
 from xqg_jax.files import (
   atomic_path,
   claim_output_dir,
@@ -43,6 +45,7 @@ def search(
   output_dir: str | os.PathLike,
   encoder: DualEncoderConfig | None = None,
   k: int = 100,
+  exact: ExactSettings = EXACT,
 ) -> pathlib.Path:
   """Encodes questions and finds the k nearest passages of each.
 
@@ -53,6 +56,7 @@ def search(
     output_dir: folder to write; an identical call finds its work done.
     encoder: pooling, prefixes and lengths; the checkpoint's own when absent.
     k: passages for each question; all of them when the index holds fewer.
+    exact: dtype and, on TPUs, recall of the search of an exact index.
 
   Returns:
     The folder.
@@ -78,11 +82,12 @@ def search(
       "encoder_fingerprint": model.fingerprint,
       "query_length": model.config.query_length,
       "k": k,
+      **({} if exact == EXACT else dataclasses.asdict(exact)),
     },
   )
   if not (folder / MANIFEST_FILE).exists():
     with lock_folder(folder), opened:
-      _write_search(folder, opened, asked, model, k)
+      _write_search(folder, opened, asked, model, k, exact)
   return folder
 
 
@@ -108,8 +113,9 @@ def _write_search(
   questions: Sequence[Question],
   model: DualEncoder,
   k: int,
+  exact: ExactSettings,
 ) -> None:
-  embeddings, run = _find_passages(index, questions, model, k)
+  embeddings, run = _find_passages(index, questions, model, k, exact)
   write_run(folder / RUN_FILE, run)
   with atomic_path(folder / EMBEDDINGS_FILE) as partial:
     with partial.open("wb") as file:
@@ -131,7 +137,11 @@ def _write_search(
 
 
 def _find_passages(
-  index: Index, questions: Sequence[Question], model: DualEncoder, k: int
+  index: Index,
+  questions: Sequence[Question],
+  model: DualEncoder,
+  k: int,
+  exact: ExactSettings,
 ) -> tuple[Float[np.ndarray, "questions dim"], Run]:
   """Encodes and searches, and tells how fast that went."""
   passage_ids = index.passage_ids
@@ -143,7 +153,7 @@ def _find_passages(
     max_length=model.config.query_length,
   )
   encoded = time.perf_counter()
-  scores, rows = index.search(embeddings, k)
+  scores, rows = index.search(embeddings, k, settings=exact)
   searched = time.perf_counter()
   print(
     f"{len(questions)} questions: "
