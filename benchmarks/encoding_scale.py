@@ -6,7 +6,7 @@ makes a `xor_mini` collection of that size with generated queries cut from the
 passages, draws a one-layer encoder, and runs `xqg encode`, `augment`, `index`
 (exact) and `search` on it. While they run, the memory of each is read from
 /proc twice a second. It writes scale.json and scale.svg: memory and passages
-encoded over time, the rate of each tenth of the run, and bytes on disk. The
+encoded over time, the rates of about ten equal pieces, and bytes on disk. The
 checks are that neither memory nor rate depends on how much is done.
 
 `--folder` keeps what was made and goes on from it; `--kill_after` then kills
@@ -197,7 +197,7 @@ def to_flags(settings: dict[str, Any]) -> list[str]:
 def describe(
   folder: pathlib.Path, count: int, parts: list[dict[str, Any]]
 ) -> dict[str, Any]:
-  """What encoding shows: rates by tenth, memory by half, bytes."""
+  """What encoding shows: rates by piece, memory by half, bytes."""
   curves = [np.array(part.pop("samples")) for part in parts]
   rates = [
     rate for curve in curves for rate in find_rates(curve, count, len(curves))
@@ -212,7 +212,7 @@ def describe(
     "queries": count * len(LANGUAGES),
     "encode": parts,
     "store_bytes_per_passage": size / count,
-    "rate_by_tenth": rates,
+    "rates": rates,
     "memory_mb": {
       "first_half": float(memory[:half].max()),
       "second_half": float(memory[half:].max()),
@@ -254,10 +254,10 @@ def plot(result: dict[str, Any], path: pathlib.Path) -> None:
       left.axvline(begun, color="grey", linestyle="--")
     left.plot(begun + at, memory, color="tab:red")
     done = np.minimum(shards * SHARD_SIZE, result["passages"])
-    right.plot(begun + at, done, color="tab:blue")
+    right.plot(begun + at, done / 1000, color="tab:blue")
     begun += at[-1]
   left.set(xlabel="seconds", ylabel="resident memory, MB", ylim=(0, None))
-  right.set(ylabel="passages encoded", ylim=(0, None))
+  right.set(ylabel="thousand passages encoded", ylim=(0, None))
   left.set_title(f"xqg encode, {result['passages']:,} passages (memory: red)")
   # No date and no random names: the same run gives the same file.
   with matplotlib.rc_context({"svg.hashsalt": "scale"}):
