@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from xqg_jax import exact_search
+from xqg_jax import exact_search, neighbors
 from xqg_jax.augmentation import AugmentedView
 from xqg_jax.errors import InputError
 from xqg_jax.exact_search import ExactSettings, search_exact
@@ -214,6 +214,25 @@ def test_recall_target_and_bfloat16_are_settings(accelerator, monkeypatch):
   np.testing.assert_allclose(found[0], expected[0], rtol=1e-5)
   with pytest.raises(InputError, match=r"recall_target is 1\.5"):
     ExactSettings(recall_target=1.5)
+
+
+def test_processes_share_the_blocks(monkeypatch):
+  corpus = np.random.default_rng(3).standard_normal((70, 8)).astype("f4")
+  queries = np.random.default_rng(4).standard_normal((5, 8)).astype("f4")
+  # Each of three processes, one after the other; the third has no block.
+  had = []
+  monkeypatch.setattr(
+    neighbors, "gather_arrays", lambda arrays: had.append(arrays) or had
+  )
+  for turn in range(3):
+    monkeypatch.setattr(exact_search, "take_turn", lambda _, n=turn: (n, 3))
+    found = search_exact(
+      queries, _blocks(corpus, 40), 30, across_processes=True
+    )
+  assert (had[2][1] == -1).all()
+  expected = _brute_force(queries, corpus, 30)
+  np.testing.assert_array_equal(found[1], expected[1])
+  np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("order", [1, -1])

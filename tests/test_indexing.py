@@ -279,6 +279,32 @@ def test_missing_asset_and_changed_ids_are_found(copy):
     _ = open_index(copy).passage_ids
 
 
+def test_unusable_queries_are_refused(index, store, tmp_path):
+  exact = build_index(
+    embeddings=store, output_dir=tmp_path / "exact", kind="exact"
+  )
+  for searched in (index, exact):
+    with pytest.raises(InputError, match="queries have 5 dimensions"):
+      searched.search(np.ones((1, 5), np.float32), 3)
+    with pytest.raises(InputError, match="query 0 holds NaN"):
+      searched.search(np.full((1, DIM), np.nan, np.float32), 3)
+    assert searched.search(clustered(1, seed=1), 9999)[1].shape == (1, 1500)
+
+
+def test_a_corpus_without_passages_is_refused(tmp_path):
+  write_manifest(
+    tmp_path,
+    shards=[],
+    dim=DIM,
+    dtype="float32",
+    encoder={"fingerprint": "encoder-1"},
+    groups=[],
+    inputs={},
+  )
+  with pytest.raises(InputError, match="the corpus is empty"):
+    build_index(embeddings=tmp_path, output_dir=tmp_path / "index")
+
+
 @pytest.mark.parametrize(
   ("arguments", "message"),
   [

@@ -3,8 +3,8 @@
 One function a stage, each also a verb of the command line:
 
   prepare, plan, train, export, generate, filter_queries, encode, augment,
-  tune_alpha, build_index, search, mine_negatives, ask, serve, evaluate, pool,
-  submit, report
+  tune_alpha, build_index, update_index, search, mine_negatives, ask, serve,
+  evaluate, pool, submit, report
 
 and of a store: describe_store, verify_store, export_store, import_vectors.
 
@@ -62,6 +62,7 @@ _PUBLIC = {
   "success_at_k_tokens": "measures",
   "train": "training",
   "tune_alpha": "tuning",
+  "update_index": "index_updating",
   "verify_store": "store_tools",
 }
 

@@ -89,7 +89,9 @@ STAGES = {
   "update-index": Stage(
     "index_updating:update_index", "an index of changed embeddings"
   ),
-  "search": Stage("searching:search", "find passages for questions"),
+  "search": Stage(
+    "searching:search", "find passages for questions", spans_processes=True
+  ),
   "mine-negatives": Stage(
     "mining:mine_negatives", "hard negatives for training pairs"
   ),

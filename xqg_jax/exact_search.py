@@ -17,7 +17,15 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from xqg_jax.errors import InputError
-from xqg_jax.host_selection import GROUP, HostSelection, refuse_score
+from xqg_jax.host_selection import GROUP, HostSelection
+from xqg_jax.neighbors import (
+  Neighbors,
+  cut_padding,
+  join_batches,
+  merge_neighbors,
+  merge_processes,
+  take_turn,
+)
 from xqg_jax.vector_checks import check_queries, check_vectors
 
 BLOCK_SIZE = 65_536
@@ -26,8 +34,6 @@ QUERY_BATCH = 512
 _TILE = 8192
 # Columns are first compared by the maximum of groups of this many.
 _GROUP = 32
-
-Neighbors = tuple[Float[np.ndarray, "queries k"], Int[np.ndarray, "queries k"]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -208,28 +214,6 @@ def no_best(num_variants: int, num_queries: int, k: int) -> Best:
   )
 
 
-def join_batches(
-  parts: Sequence[tuple[Array | np.ndarray, Array | np.ndarray]],
-) -> Neighbors:
-  """Scores and rows of all batches of queries, one below the other."""
-  scores, rows = zip(*parts, strict=True)
-  return np.concatenate(scores), np.concatenate(rows)
-
-
-def cut_padding(
-  found: tuple[np.ndarray, np.ndarray], *, num_queries: int, num_rows: int
-) -> Neighbors:
-  """Leaves off queries and places that were padding.
-
-  Raises:
-    InputError: a score of what is left is not finite.
-  """
-  scores, rows = (part[:num_queries, :num_rows] for part in found)
-  if not np.isfinite(scores).all():
-    raise refuse_score(int(np.argwhere(~np.isfinite(scores))[0][0]))
-  return scores, rows
-
-
 class _AcceleratorSearch:
   """Keeps the best rows on one device; every block has one shape."""
 
@@ -309,25 +293,6 @@ class _CpuSearch:
     return join_batches([s.finish() for s in self._selections])
 
 
-def merge_neighbors(
-  found: Sequence[tuple[np.ndarray, np.ndarray]], k: int
-) -> tuple[np.ndarray, np.ndarray]:
-  """The k best of several searches of different rows of one corpus.
-
-  >>> left = np.array([[3.0, 1.0]]), np.array([[0, 4]])
-  >>> right = np.array([[3.0, 2.0]]), np.array([[7, 5]])
-  >>> merge_neighbors([right, left], 3)[1].tolist()
-  [[0, 7, 5]]
-  """
-  scores = np.concatenate([part[0] for part in found], axis=1)
-  rows = np.concatenate([part[1] for part in found], axis=1)
-  order = np.lexsort((rows, -scores))[:, :k]
-  return (
-    np.take_along_axis(scores, order, axis=1),
-    np.take_along_axis(rows, order, axis=1),
-  )
-
-
 def _list_devices() -> list[jax.Device]:
   """All local accelerators, or one CPU, which uses all cores by itself."""
   devices = jax.local_devices()
@@ -341,6 +306,7 @@ def search_exact(
   *,
   settings: ExactSettings = EXACT,
   devices: Sequence[jax.Device] | None = None,
+  across_processes: bool = False,
 ) -> Neighbors:
   """Finds the k passages with the largest inner product for each query.
 
@@ -351,6 +317,8 @@ def search_exact(
     k: how many neighbors; as many as there are passages when that is less.
     settings: dtype of the products, and how many of the best have to be found.
     devices: each takes a part of every block; all local ones when absent.
+    across_processes: whether all processes of a run call this with the same
+      arguments; each multiplies the blocks of its turn, all get the result.
 
   Returns:
     (scores [queries, k] float32, rows [queries, k] int32), best first; among
@@ -370,7 +338,8 @@ def search_exact(
   devices = devices or _list_devices()
   searches: list[_AcceleratorSearch | _CpuSearch] = []
   num_rows = capacity = part = 0
-  for start, vectors in blocks:
+  turn, num_turns = take_turn(across_processes)
+  for block, (start, vectors) in enumerate(blocks):
     if not searches:
       check_queries(queries, dim=vectors.shape[1], k=k)
       capacity, part = len(vectors), -(-len(vectors) // len(devices))
@@ -379,7 +348,8 @@ def search_exact(
       ]
     _check_order(start, num_rows, len(vectors), capacity)
     check_vectors(vectors, "passage", first_row=start)
-    for number, search in enumerate(searches):
+    own = searches if block % num_turns == turn else []
+    for number, search in enumerate(own):
       rows = vectors[number * part : (number + 1) * part]
       if len(rows):
         search.add(start + number * part, rows)
@@ -387,6 +357,8 @@ def search_exact(
   if not num_rows:
     raise InputError("the corpus is empty", mend="encode some passages")
   found = merge_neighbors([search.finish() for search in searches], k)
+  if across_processes:
+    found = merge_processes(found, min(k, num_rows))
   return cut_padding(found, num_queries=len(queries), num_rows=num_rows)
 
 

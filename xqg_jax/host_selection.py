@@ -10,18 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from xqg_jax.errors import InputError
+from xqg_jax.neighbors import refuse_score
 
 # Columns of which a product returns the maximum beside the scores.
 GROUP = 16
-
-
-def refuse_score(query: int) -> InputError:
-  """The error for a score that is NaN or infinite."""
-  return InputError(
-    f"a score of query {query} is not finite",
-    mend="the vectors are too long for float32; normalise them",
-  )
 
 
 class HostSelection:

@@ -18,15 +18,11 @@ from tqdm import tqdm
 
 from xqg_jax.augmentation import AugmentedView
 from xqg_jax.errors import InputError
-from xqg_jax.exact_search import (
-  BLOCK_SIZE,
-  Neighbors,
-  merge_neighbors,
-  search_exact,
-)
+from xqg_jax.exact_search import BLOCK_SIZE, search_exact
 from xqg_jax.files import read_json, write_json
 from xqg_jax.index_tuning import measure_index_recall, tune_parameters
 from xqg_jax.indexes import ASSETS_DIR, load_shard, shift_rows
+from xqg_jax.neighbors import Neighbors, merge_neighbors
 from xqg_jax.scann_index import (
   MIN_VECTORS,
   ScannIndex,

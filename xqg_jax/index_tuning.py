@@ -10,7 +10,8 @@ from jaxtyping import Float
 
 from xqg_jax.augmentation import AugmentedView
 from xqg_jax.errors import InputError
-from xqg_jax.exact_search import BLOCK_SIZE, Neighbors
+from xqg_jax.exact_search import BLOCK_SIZE
+from xqg_jax.neighbors import Neighbors
 from xqg_jax.scann_index import ScannIndex, ScannParameters
 from xqg_jax.vector_checks import check_queries
 

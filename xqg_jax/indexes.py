@@ -22,15 +22,14 @@ from jaxtyping import Float, Int
 
 from xqg_jax.augmentation import AugmentedView, open_view
 from xqg_jax.errors import InputError
-from xqg_jax.exact_search import (
-  BLOCK_SIZE,
-  EXACT,
-  ExactSettings,
+from xqg_jax.exact_search import BLOCK_SIZE, EXACT, ExactSettings, search_exact
+from xqg_jax.files import fingerprint, read_json, sha256_file
+from xqg_jax.neighbors import (
   Neighbors,
   merge_neighbors,
-  search_exact,
+  merge_processes,
+  take_turn,
 )
-from xqg_jax.files import fingerprint, read_json, sha256_file
 from xqg_jax.scann_index import ScannIndex, ScannParameters
 from xqg_jax.vector_checks import check_queries
 
@@ -176,6 +175,7 @@ class Index:
     k: int,
     *,
     settings: ExactSettings = EXACT,
+    across_processes: bool = False,
   ) -> Neighbors:
     """Finds the k nearest passages of each query.
 
@@ -183,6 +183,7 @@ class Index:
       queries: query embeddings, float32.
       k: how many; as many as there are passages when that is less.
       settings: of exact search.
+      across_processes: as for `search_exact`; shards are shared, too.
 
     Returns:
       (scores, rows int32) [queries, k]; row -1 where nothing was found.
@@ -193,13 +194,18 @@ class Index:
     """
     check_queries(queries, dim=self.dim, k=k)
     k = min(k, self.num_passages)
+    how = {"settings": settings, "across_processes": across_processes}
     if "base_fingerprint" in self.manifest:
-      return self._search_updated(queries, k)
-    if self.kind == "scann":
-      found = [self._search_shard(shard, queries, k) for shard in self.shards]
-      return merge_neighbors(found, k)
-    blocks = self._view.blocks(BLOCK_SIZE)
-    return search_exact(queries, blocks, k, settings=settings)
+      return self._search_updated(queries, k, **how)
+    if self.kind == "exact":
+      return search_exact(queries, self._view.blocks(BLOCK_SIZE), k, **how)
+    turn, num_turns = take_turn(across_processes)
+    nothing = np.empty((len(queries), 0), np.float32)
+    found = [(nothing, nothing.astype(np.int32))]
+    for shard in self.shards[turn::num_turns]:
+      found.append(self._search_shard(shard, queries, k))
+    merged = merge_neighbors(found, k)
+    return merge_processes(merged, k) if across_processes else merged
 
   def _search_shard(
     self,
@@ -225,16 +231,18 @@ class Index:
     return 4 * self.num_passages * self.dim < memory // 2
 
   def _search_updated(
-    self, queries: Float[np.ndarray, "queries dim"], k: int
+    self, queries: Float[np.ndarray, "queries dim"], k: int, **how: Any
   ) -> Neighbors:
     base_rows, vectors, rows = self._update
     found = []
     if num_kept := int((base_rows >= 0).sum()):
-      found.append(self._search_base(queries, min(k, num_kept), base_rows))
+      found.append(
+        self._search_base(queries, min(k, num_kept), base_rows, **how)
+      )
     if len(vectors):
       starts = range(0, len(vectors), BLOCK_SIZE)
       blocks = ((i, vectors[i : i + BLOCK_SIZE]) for i in starts)
-      scores, places = search_exact(queries, blocks, k)
+      scores, places = search_exact(queries, blocks, k, **how)
       found.append((scores, rows[places]))
     return merge_neighbors(found, k)
 
@@ -243,12 +251,13 @@ class Index:
     queries: Float[np.ndarray, "queries dim"],
     k: int,
     base_rows: Int[np.ndarray, " base"],
+    **how: Any,
   ) -> tuple[np.ndarray, np.ndarray]:
     """Asks for more until k are found that are not gone."""
     num_gone = int((base_rows < 0).sum())
     asked = k + min(k, num_gone)
     while True:
-      scores, found = self._base.search(queries, asked)
+      scores, found = self._base.search(queries, asked, **how)
       rows = np.where(found < 0, np.int32(-1), base_rows[found])
       is_enough = ((rows >= 0).sum(axis=1) >= k) | (found < 0).any(axis=1)
       if asked >= len(base_rows) or is_enough.all():

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from xqg_jax.augmentation import AugmentedView, open_view
+from xqg_jax.errors import InputError
 from xqg_jax.files import (
   claim_output_dir,
   lock_folder,
@@ -86,6 +87,10 @@ def build_index(
     rows_per_shard=rows_per_shard,
   )
   view = open_view(embeddings)
+  if not view.num_passages:
+    raise InputError(
+      "the corpus is empty", where=embeddings, mend="encode some passages"
+    )
   fewest = min(np.diff(wishes.cut(view.num_passages)))
   derive_parameters(int(fewest), k=k, num_leaves=num_leaves)
   queries = None

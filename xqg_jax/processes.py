@@ -8,8 +8,10 @@ import contextlib
 import errno
 import socket
 import sys
+from collections.abc import Sequence
 
 import jax
+import numpy as np
 
 from xqg_jax.errors import InputError, NativeError
 
@@ -82,6 +84,20 @@ def wait_for_all(purpose: str) -> None:
 
     barrier = multihost.get_barrier_sync_fn()
     barrier(key=f"xqg {purpose}", timeout_ms=_WAIT_MILLISECONDS)
+
+
+def gather_arrays(arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+  """What each process of the run has, in their order; shapes are alike.
+
+  Args:
+    arrays: of this process. All processes have to call this.
+  """
+  if not jax.distributed.is_initialized() or jax.process_count() == 1:
+    return [list(arrays)]
+  from jax.experimental import multihost_utils
+
+  gathered = [multihost_utils.process_allgather(array) for array in arrays]
+  return [list(parts) for parts in zip(*gathered, strict=True)]
 
 
 def check_all_joined() -> None:

@@ -6,12 +6,14 @@ manifest.json            index, embeddings, encoder, question ids, languages
 """
 
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
 import time
 from collections.abc import Sequence
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -28,6 +30,7 @@ from xqg_jax.files import (
 )
 from xqg_jax.indexing import Index, open_index
 from xqg_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from xqg_jax.processes import is_first_process, wait_for_all
 from xqg_jax.records import Question, read_questions
 from xqg_jax.runs import Run, write_run
 
@@ -73,7 +76,8 @@ def search(
   asked = read_questions(questions)
   model = load_dual_encoder(checkpoint_path, config=encoder)
   check_encoder(opened, model)
-  folder = claim_output_dir(
+  claim = functools.partial(
+    claim_output_dir,
     output_dir,
     stage="search",
     arguments={
@@ -85,9 +89,18 @@ def search(
       **({} if exact == EXACT else dataclasses.asdict(exact)),
     },
   )
-  if not (folder / MANIFEST_FILE).exists():
-    with lock_folder(folder), opened:
+  # The folder is the first process's: the others find it claimed.
+  if is_first_process():
+    claim()
+  wait_for_all(f"claim of {output_dir}")
+  folder = claim()
+  is_done = (folder / MANIFEST_FILE).exists()
+  wait_for_all(f"look at {output_dir}")
+  if not is_done:
+    name = ".lock" if is_first_process() else f".lock-{jax.process_index()}"
+    with lock_folder(folder, name), opened:
       _write_search(folder, opened, asked, model, k, exact)
+    wait_for_all(f"run of {output_dir}")
   return folder
 
 
@@ -116,6 +129,8 @@ def _write_search(
   exact: ExactSettings,
 ) -> None:
   embeddings, run = _find_passages(index, questions, model, k, exact)
+  if not is_first_process():
+    return
   write_run(folder / RUN_FILE, run)
   with atomic_path(folder / EMBEDDINGS_FILE) as partial:
     with partial.open("wb") as file:
@@ -153,7 +168,9 @@ def _find_passages(
     max_length=model.config.query_length,
   )
   encoded = time.perf_counter()
-  scores, rows = index.search(embeddings, k, settings=exact)
+  scores, rows = index.search(
+    embeddings, k, settings=exact, across_processes=True
+  )
   searched = time.perf_counter()
   print(
     f"{len(questions)} questions: "

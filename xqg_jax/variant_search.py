@@ -17,11 +17,8 @@ from jaxtyping import Array, Float, Int
 from xqg_jax.exact_search import (
   BLOCK_SIZE,
   Best,
-  Neighbors,
   batch_queries,
-  cut_padding,
   dot,
-  join_batches,
   merge_columns,
   no_best,
   pad_rows,
@@ -35,6 +32,7 @@ from xqg_jax.fusion import (
   measure_means,
   sum_groups,
 )
+from xqg_jax.neighbors import Neighbors, cut_padding, join_batches
 from xqg_jax.store import EmbeddingStore, StoreBlock
 from xqg_jax.vector_checks import check_queries, check_vectors
 
