@@ -37,6 +37,7 @@ from xqg_jax.indexing import build_index
 from xqg_jax.pooled_evaluation import pool_evaluations
 from xqg_jax.preparation import prepare
 from xqg_jax.query_generator_model import QueryGeneratorModel
+from xqg_jax.records import read_questions, write_questions
 from xqg_jax.runs import write_run
 from xqg_jax.searching import make_run, search
 from xqg_jax.training import train
@@ -57,6 +58,7 @@ class Setting:
   Attributes:
     data: folder of its training pairs.
     task: the task.
+    questions: the dev questions that it is asked.
     num_layers: of the transformer.
     width: of the transformer.
     group_queries_by: how its store keeps the query sums apart.
@@ -64,6 +66,7 @@ class Setting:
 
   data: str = "collection"
   task: str = "local_dual_encoder"
+  questions: str = "collection/questions_dev.jsonl"
   num_layers: int = 2
   width: int = 64
   group_queries_by: tuple[str, ...] = ()
@@ -72,7 +75,9 @@ class Setting:
 SETTINGS = {
   "stronger": Setting(group_queries_by=("language", "rank")),
   "weaker": Setting(num_layers=1, width=32),
-  "zero_shot": Setting(data="one_language"),
+  "zero_shot": Setting(
+    data="one_language", questions="one_language/questions_of_others.jsonl"
+  ),
   "generated": Setting(task="local_dual_encoder_generated"),
 }
 
@@ -139,6 +144,12 @@ class Laboratory:
       write_training_pairs(
         file, (p for p in pairs if p.language == ZERO_SHOT_LANGUAGE)
       )
+    questions = read_questions(self.path("collection/questions_dev.jsonl"))
+    others = target.parent / "questions_of_others.jsonl"
+    with others.open("w", encoding="utf-8") as file:
+      write_questions(
+        file, (q for q in questions if q.language != ZERO_SHOT_LANGUAGE)
+      )
 
   def run_seed(self, seed: int) -> None:
     """Trains, encodes, searches and evaluates with one seed."""
@@ -186,9 +197,11 @@ class Laboratory:
       alpha=ALPHA,
     )
     for run, embeddings in (("base", "store"), ("augmented", "view")):
-      self._search(here, run, embeddings)
+      self._search(here, run, embeddings, self.path(setting.questions))
 
-  def _search(self, here: str, run: str, embeddings: str) -> None:
+  def _search(
+    self, here: str, run: str, embeddings: str, questions: str
+  ) -> None:
     build_index(
       embeddings=self.path(f"{here}/{embeddings}"),
       output_dir=self.path(f"{here}/index_{run}"),
@@ -196,7 +209,7 @@ class Laboratory:
     )
     search(
       index=self.path(f"{here}/index_{run}"),
-      questions=self.path("collection/questions_dev.jsonl"),
+      questions=questions,
       checkpoint_path=self.path(f"{here}/encoder"),
       output_dir=self.path(f"{here}/{run}"),
       k=K,
@@ -235,9 +248,10 @@ class Laboratory:
 
   def _evaluate(self, seed: int, claim: str, runs: "Runs") -> None:
     here = self.folder / f"seed_{seed}"
+    setting = SETTINGS.get(claim, SETTINGS["stronger"])
     evaluate(
       runs={name: here / place for name, place in runs.places.items()},
-      questions=self.path("collection/questions_dev.jsonl"),
+      questions=self.path(setting.questions),
       passages=self.path("collection/passages.tsv"),
       qrels=self.path("collection/qrels_dev.tsv"),
       output_dir=str(here / "evaluations" / claim),
@@ -253,7 +267,7 @@ class Laboratory:
     for claim in _list_claims():
       pooled = pool_evaluations(
         [self.path(f"seed_{s}/evaluations/{claim}") for s in seeds],
-        output_dir=self.path(f"pooled_{len(seeds)}/{claim}"),
+        output_dir=self.path(f"pooled_{'_'.join(map(str, seeds))}/{claim}"),
       )
       keep = ("baseline", "languages", "num_questions", "measures", "variants")
       claims[claim] = {key: pooled.metrics[key] for key in keep}

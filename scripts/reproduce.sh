@@ -46,7 +46,8 @@ if [[ $recipe == *_generated || $recipe == *_mixed ]]; then
   generated=(--gin_file=generated_pairs.gin --gin.PASSAGES="$passages"
     --gin.GENERATED_QUERIES="$out/generated_queries")
 fi
-xqg train "$file" "${generated[@]}" --gin.DATA_DIR="$data" \
+# The recipe comes last: it may take a sample of the passages.
+xqg train ${generated[@]+"${generated[@]}"} "$file" --gin.DATA_DIR="$data" \
   --gin.MODEL_DIR="$row/encoder" "$@"
 
 xqg encode "$file" --gin.CHECKPOINT_PATH="$row/encoder" \
@@ -69,5 +70,6 @@ xqg evaluate "$file" \
   --gin.NUM_QUERIES="(1, 2, 3, 4, 5)" \
   --gin.PUNKT_DIR="${NLTK_DATA:-None}" --gin.OUTPUT_DIR="$row/evaluation"
 xqg report --gin.EVALUATIONS="['$row/evaluation']" \
+  --gin.MODEL_DIRS="['$out/generator', '$row/encoder']" \
   --gin.GENERATED_QUERIES="$out/generated_queries" --gin.OUTPUT_DIR="$row/report"
 python "$(dirname "$0")/write_reproduction.py" --reproduced="$out"

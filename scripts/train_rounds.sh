@@ -7,26 +7,38 @@
 # Tevatron/DPR form, or a folder of generated queries. Each round encodes the
 # passages, indexes them, mines negatives and trains ENCODER anew on them, in
 # OUTPUT_DIR/round_1, round_2, ...; the last encoder's passages are in
-# OUTPUT_DIR/store. What is finished is not done again. FLAGS go to `xqg train`,
-# such as --gin.TRAIN_STEPS=4040 (required) and --gin_file=encoders/xlmr.gin.
+# OUTPUT_DIR/store. What is finished is not done again. FLAGS go to `xqg train`
+# (--gin.TRAIN_STEPS=4040 is required); a file of encoders/ goes wherever the
+# encoder does, and what chooses queries and negatives to `xqg mine-negatives`:
+# NUM_QUERIES, LANGUAGES, SAMPLE, NUM_NEGATIVES, MARGIN, MAX_SCORE_RATIO.
 set -euo pipefail
 
 if (($# < 6)); then
-  sed -n '2,12s/^# \{0,1\}//p' "$0"
+  sed -n '2,14s/^# \{0,1\}//p' "$0"
   exit 2
 fi
 rounds=$1 first=$2 passages=$3 pairs=$4 out=$5
 shift 5
 
+encoding=() training=()
 source=(--gin.TRAIN_PAIRS="$pairs")
 if [[ -d $pairs ]]; then
   source=(--gin_file=generated_pairs.gin --gin.GENERATED_QUERIES="$pairs")
 fi
+for flag in "$@"; do
+  case $flag in
+  --gin_file=encoders/*) encoding+=("$flag") ;;
+  --gin.NUM_QUERIES=* | --gin.LANGUAGES=* | --gin.SAMPLE=* | \
+    --gin.NUM_NEGATIVES=* | --gin.MARGIN=* | --gin.MAX_SCORE_RATIO=*)
+    source+=("$flag") ;;
+  *) training+=("$flag") ;;
+  esac
+done
 
 # Of an encoder, its passages into a store.
 encode() {
-  xqg encode --gin.CHECKPOINT_PATH="$1" --gin.PASSAGES="$passages" \
-    --gin.OUTPUT_DIR="$2"
+  xqg encode ${encoding[@]+"${encoding[@]}"} --gin.CHECKPOINT_PATH="$1" \
+    --gin.PASSAGES="$passages" --gin.OUTPUT_DIR="$2"
 }
 
 encoder=$first
@@ -35,13 +47,14 @@ for ((round = 1; round <= rounds; round++)); do
   mkdir -p "$here"
   encode "$encoder" "$here/store"
   xqg index --gin.EMBEDDINGS="$here/store" --gin.OUTPUT_DIR="$here/index"
-  xqg mine-negatives "${source[@]}" --gin.INDEX="$here/index" \
-    --gin.CHECKPOINT_PATH="$encoder" --gin.PASSAGES="$passages" \
-    --gin.OUTPUT_DIR="$here/mined"
+  xqg mine-negatives "${source[@]}" ${encoding[@]+"${encoding[@]}"} \
+    --gin.INDEX="$here/index" --gin.CHECKPOINT_PATH="$encoder" \
+    --gin.PASSAGES="$passages" --gin.OUTPUT_DIR="$here/mined"
   xqg train --gin_file=models/dual_encoder_finetune.gin \
+    ${encoding[@]+"${encoding[@]}"} ${training[@]+"${training[@]}"} \
     --gin.INITIAL_CHECKPOINT_PATH="$first" --gin.DATA_DIR="$here/mined" \
     --gin.MIXTURE_OR_TASK_NAME=local_dual_encoder \
-    --gin.MODEL_DIR="$here/encoder" "$@"
+    --gin.MODEL_DIR="$here/encoder"
   encoder=$here/encoder
 done
 encode "$encoder" "$out/store"

@@ -12,7 +12,11 @@ if __name__ == "tasks":
   )
 
 from xqg_jax.tasks.dual_encoder import register_dual_encoder_task
-from xqg_jax.tasks.generated import register_generated_tasks, split_name
+from xqg_jax.tasks.generated import (
+  GENERATED,
+  register_generated_tasks,
+  split_name,
+)
 from xqg_jax.tasks.generation import (
   register_generation_tasks,
   register_inference_task,
@@ -31,6 +35,7 @@ from xqg_jax.tasks.xor_tydi import (
 )
 
 __all__ = [
+  "GENERATED",
   "local_dual_encoder",
   "local_generation",
   "local_inference",

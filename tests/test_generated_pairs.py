@@ -2,6 +2,7 @@
 
 import collections
 import json
+import zlib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from tiny_collection import make_tokenizer
 from tiny_t5 import CONFIG
 from tiny_tasks import DUAL_LENGTHS, ENCODER, read_examples, register_tiny_tasks
 
+from xqg_jax.demo import make_encoder_model
 from xqg_jax.errors import InputError
 from xqg_jax.feature_converters import DualEncoderFeatureConverter
 from xqg_jax.generated_pairs import GeneratedPairs
@@ -74,13 +76,14 @@ def test_settings_that_cannot_be_met(tmp_path):
   for match, settings in (
     ("num_queries is 0", {"num_queries": 0}),
     ("share of generated pairs is 1", {"share": 1.0}),
-    ("xx", {"languages": ("xx",)}),
+    ("sample of passages is 0", {"sample": 0.0}),
+    ("xx!", {"languages": ("xx!",)}),
   ):
     with pytest.raises(InputError, match=match):
       GeneratedPairs(**files, **settings)
   with pytest.raises(InputError, match=r"no queries in ja"):
     _register(tmp_path, languages=("ja",))
-    read_examples("tiny_dual_encoder_generated", DUAL_LENGTHS)
+    _make_batches("tiny_dual_encoder_generated")
 
 
 def _register(folder, **settings):
@@ -115,11 +118,17 @@ def test_an_epoch_draws_one_query_of_each_passage(tmp_path):
     assert queries == {_encode(f"query: {text}", 12) for text in texts}
 
 
-def test_a_mixture_keeps_the_share(tmp_path):
-  register_tiny_tasks(tmp_path)
-  _register(tmp_path / "generated", share=0.25)
-  batches = make_batches(
-    mixture_or_task_name="tiny_dual_encoder_mixed",
+def test_a_sample_is_decided_by_the_ids(tmp_path):
+  files = _write(tmp_path)
+  hashes = {name: zlib.crc32(name.encode()) / 2**32 for name in QUERIES}
+  for sample in (0.3, 0.7):
+    found = {name.partition("-")[0] for name in _texts(**files, sample=sample)}
+    assert found == {n for n in QUERIES if hashes[n] < sample} - {"p1"}
+
+
+def _make_batches(name):
+  return make_batches(
+    mixture_or_task_name=name,
     task_feature_lengths=DUAL_LENGTHS,
     feature_converter=DualEncoderFeatureConverter(pad_id=0),
     batch_size=19,
@@ -127,6 +136,12 @@ def test_a_mixture_keeps_the_share(tmp_path):
     train_steps=4,
     num_draws=8,
   )
+
+
+def test_a_mixture_keeps_the_share(tmp_path):
+  register_tiny_tasks(tmp_path)
+  _register(tmp_path / "generated", share=0.25)
+  batches = _make_batches("tiny_dual_encoder_mixed")
   generated = {
     _encode(f"passage: {name} The river of {name}.", 24)
     for name in ("p0", "p2", "p3")
@@ -141,12 +156,22 @@ def test_a_mixture_keeps_the_share(tmp_path):
 def test_training_names_what_does_not_fit(tmp_path):
   pairs = GeneratedPairs(**_write(tmp_path))
   model = QueryGeneratorModel(config=CONFIG, tokenizer=make_tokenizer("t5"))
-  with pytest.raises(InputError, match="train a dual encoder"):
-    train(
-      model_dir=tmp_path / "out",
-      model=model,
-      mixture_or_task_name="tiny_generation",
-      generated_pairs=pairs,
-      train_steps=1,
-      batch_size=8,
-    )
+  make_tokenizer("bert").save(tmp_path / "tokenizer")
+  encoder = make_encoder_model(str(tmp_path / "tokenizer"))
+  for match, settings in (
+    ("train a dual encoder", {"model": model, "generated_pairs": pairs}),
+    ("set MIXTURE_OR_TASK_NAME to", {"generated_pairs": pairs}),
+    (
+      "--gin_file=generated_pairs.gin",
+      {"mixture_or_task_name": "local_dual_encoder_mixed"},
+    ),
+  ):
+    given = {"model": encoder, "mixture_or_task_name": "local_dual_encoder"}
+    with pytest.raises(InputError, match=match):
+      train(
+        model_dir=tmp_path / "out",
+        train_steps=1,
+        batch_size=8,
+        **given | settings,
+      )
+  assert not (tmp_path / "out").exists()

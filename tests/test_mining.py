@@ -56,6 +56,12 @@ def test_rules_by_hand(rules, chosen, left_out):
   assert missed == left_out
 
 
+def test_a_duplicate_stands_in_for_a_positive_that_was_not_found():
+  found = [FOUND[1], FOUND[3], FOUND[4]]
+  negatives, _ = NegativeRules(margin=0.1).choose(PAIR, found)
+  assert [passage.passage_id for passage in negatives] == ["d"]
+
+
 def test_a_positive_that_was_not_found_leaves_no_room_for_a_margin():
   found = [FOUND[1], FOUND[4]]
   assert len(NegativeRules().choose(PAIR, found)[0]) == 2
@@ -183,6 +189,20 @@ def test_generated_queries_are_mined_alike(world, tmp_path):
     for run in "ab"
   ]
   assert mined[0] == mined[1]
+
+
+def test_no_pairs_leave_no_result(world, tmp_path):
+  queries = tmp_path / "queries.jsonl"
+  row = {"docid": "0", "generated_queries": {"fi": ["Missä?"]}}
+  queries.write_text(json.dumps(row) + "\n")
+  pairs = GeneratedPairs(
+    passages=world / "passages.tsv",
+    generated_queries=queries,
+    languages=("ja",),
+  )
+  for _ in range(2):
+    with pytest.raises(InputError, match="no pairs to mine"):
+      _mine(world, tmp_path / "out", train_pairs=None, generated_pairs=pairs)
 
 
 def test_pairs_of_one_kind_are_needed(world, tmp_path):

@@ -73,6 +73,9 @@ def test_a_recipe_runs_the_whole_road(tmp_path, name):
       pairs = gin.query_parameter("GENERATED_PAIRS/gin.macro.value")
       is_generated = task.endswith(("_generated", "_mixed"))
       assert (pairs is not None) == is_generated
+      if task.endswith("_generated"):
+        sample = "generated_pairs.GeneratedPairs.sample"
+        assert gin.query_parameter(sample) == 0.28
       assert name.endswith(task.removeprefix("xdr_xor_tydi_")) or (
         task in ("xdr_xor_tydi", "xdr_nq")
       )
@@ -98,7 +101,11 @@ def test_rounds_mine_with_the_encoder_of_the_round_before(tmp_path, pairs):
     "train_rounds.sh",
     *("2", "first", "passages.tsv", pairs, "out"),
     *("--gin.TRAIN_STEPS=10", "--gin_file=encoders/xlmr.gin"),
+    "--gin.NUM_NEGATIVES=7",
   )
+  for _, *words in commands:
+    is_index = words[0] == "index"
+    assert ("--gin_file=encoders/xlmr.gin" in words) == (not is_index)
   configured = [_configure(words) for _, *words in commands]
   road = ["encode", "index", "mine-negatives", "train"]
   assert [stage for stage, _ in configured] == [*road, *road, "encode"]
@@ -108,6 +115,7 @@ def test_rounds_mine_with_the_encoder_of_the_round_before(tmp_path, pairs):
   sources = [b for stage, b in configured if stage == "mine-negatives"]
   given = "TRAIN_PAIRS" if pairs.endswith(".jsonl") else "GENERATED_QUERIES"
   assert [b[given] for b in sources] == [pairs, pairs]
+  assert [b["NUM_NEGATIVES"] for b in sources] == ["7", "7"]
   trained = [b for stage, b in configured if stage == "train"]
   assert [b["INITIAL_CHECKPOINT_PATH"] for b in trained] == 2 * ["first"]
   assert trained[1]["DATA_DIR"] == "out/round_2/mined"

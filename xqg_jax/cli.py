@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.help:
       print(describe_stage(args.stage))
       return 0
-    if args.stage in ("encode", "search"):
+    if args.stage in ("encode", "search", "mine-negatives"):
       keep_compiled_programs()
     _join_processes(args)
     run_stage(
@@ -195,7 +195,7 @@ def _parse_arguments(
     "--query", metavar="TEXT", help="of search: print passages for TEXT"
   )
   together = parser.add_argument_group(
-    "several hosts (train, generate, encode; the same command on each)"
+    "several hosts (train, generate, encode, search; the same command on each)"
   )
   together.add_argument(
     "--distributed",

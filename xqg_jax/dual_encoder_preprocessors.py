@@ -22,8 +22,7 @@ from xqg_jax.preprocessors import (
   Lengths,
 )
 from xqg_jax.ranking_losses import MAX_ANSWERS
-
-_COMMON_ANSWERS = ("", "yes", "no", "unknown")
+from xqg_jax.training_pairs import COMMON_ANSWERS
 
 
 def to_query_and_passages(
@@ -84,7 +83,7 @@ def to_answer_ids(answers: tf.Tensor) -> tf.Tensor:
   common.
   """
   answers = tf.strings.lower(tf.strings.strip(answers), encoding="utf-8")
-  is_common = tf.reduce_any(answers[:, None] == _COMMON_ANSWERS, axis=1)
+  is_common = tf.reduce_any(answers[:, None] == COMMON_ANSWERS, axis=1)
   return to_ids(answers[~is_common])
 
 

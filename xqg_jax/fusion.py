@@ -206,10 +206,12 @@ def _check_languages(
 def _known_values(groups: Sequence[Group], key: str, asked: str) -> set[Any]:
   known = {group[key] for group in groups}
   if None in known:
+    kept = {k for k in ("language", "rank") if groups[0][k] is not None}
+    needed = tuple(k for k in ("language", "rank") if k in kept | {key})
     raise InputError(
       f"{asked} cannot be chosen: the embeddings keep one sum per passage over "
       f"all of them",
-      mend=f"encode again with group_queries_by={(key,)}",
+      mend=f"encode again with group_queries_by={needed}",
     )
   return known
 

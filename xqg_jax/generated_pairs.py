@@ -7,6 +7,7 @@ that were better than those of human labels.
 import dataclasses
 import os
 import tempfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,9 @@ class GeneratedPairs:
     languages: of the queries to take; None: all.
     num_queries: to take of each passage and language, the first ones; None:
       all.
+    sample: share of the passages to take, by a hash of their ids. Large
+      collections are streamed in their order: a run that is shorter than an
+      epoch would see their beginning alone.
     share: of the examples in a mixture with other pairs.
   """
 
@@ -39,6 +43,7 @@ class GeneratedPairs:
   generated_queries: str | os.PathLike
   languages: tuple[str, ...] | None = None
   num_queries: int | None = None
+  sample: float = 1.0
   share: float = 0.5
 
   def __post_init__(self):
@@ -48,6 +53,11 @@ class GeneratedPairs:
     if self.num_queries is not None and self.num_queries < 1:
       raise InputError(
         f"num_queries is {self.num_queries}", mend="use at least 1"
+      )
+    if not 0 < self.sample <= 1:
+      raise InputError(
+        f"the sample of passages is {self.sample}",
+        mend="use a share above 0 and at most 1",
       )
     if not 0 < self.share < 1:
       raise InputError(
@@ -78,7 +88,8 @@ class GeneratedPairs:
         scratch_dir=Path(scratch) / "sorted_queries",
       ):
         for passage, queries in zip(block.passages, block.queries, strict=True):
-          if chosen := self._choose(queries):
+          chosen = self._choose(queries)
+          if chosen and self._is_sampled(passage.passage_id):
             yield passage, chosen
 
   def _choose(
@@ -90,6 +101,9 @@ class GeneratedPairs:
       if self.languages is None or code in self.languages
     }
     return {code: texts for code, texts in chosen.items() if texts}
+
+  def _is_sampled(self, passage_id: str) -> bool:
+    return zlib.crc32(passage_id.encode()) < self.sample * 2**32
 
   def read_pairs(self, collection: Collection) -> Iterator[TrainingPair]:
     """Streams a pair for each query, in the order of the passages.
@@ -108,11 +122,11 @@ class GeneratedPairs:
           )
 
   def describe(self) -> dict[str, Any]:
-    """JSON-able identity: whatever decides what a model learns from it."""
+    """JSON-able identity of the pairs, which `share` does not change."""
     files = [Path(self.passages), *list_shards(self.generated_queries)]
     return {
       "files": [{"name": f.name, "sha256": sha256_file(f)} for f in files],
       "languages": self.languages,
       "num_queries": self.num_queries,
-      "share": self.share,
+      "sample": self.sample,
     }

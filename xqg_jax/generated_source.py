@@ -2,7 +2,8 @@
 
 The examples are passages, not queries: an epoch draws one query of each, so
 that a batch seldom holds two queries of one passage, of which each would make
-the other's positive a negative.
+the other's positive a negative. In memory so many draws as
+`DualEncoderModel.num_draws` says are kept of each, and take turns.
 """
 
 import functools

@@ -31,13 +31,14 @@ from xqg_jax.files import (
   write_json,
 )
 from xqg_jax.generated_pairs import GeneratedPairs
-from xqg_jax.indexing import Index, open_index
+from xqg_jax.indexes import Index, open_index
 from xqg_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from xqg_jax.passage_texts import read_shown_passages
 from xqg_jax.records import Passage
 from xqg_jax.relevance import contains_answer
 from xqg_jax.searching import check_encoder
 from xqg_jax.training_pairs import (
+  COMMON_ANSWERS,
   TrainingPair,
   read_training_pairs,
   write_training_pairs,
@@ -46,7 +47,6 @@ from xqg_jax.training_pairs import (
 PAIRS_FILE = "train_pairs.jsonl"
 MANIFEST_FILE = "manifest.json"
 _SHARDS_DIR = ".shards"
-_UNSCORED_ANSWERS = ("", "yes", "no", "unknown")
 
 Candidate = tuple[Passage, float]
 
@@ -59,8 +59,8 @@ class NegativeRules:
     num_negatives: of a pair, at most.
     max_overlap: a passage that has so much in common with a positive counts as
       its duplicate: shared words over all words of both.
-    margin: negatives score at least so much less than the positive; None: no
-      margin.
+    margin: negatives score at least so much less than the positive, or than
+      its best duplicate where it was not found; None: no margin.
     max_score_ratio: negatives score at most so much of the positive's score,
       such as 0.95 (Moreira et al. 2024, "NV-Retriever"); None: any.
   """
@@ -75,7 +75,7 @@ class NegativeRules:
       ("num_negatives", 1, float("inf")),
       ("max_overlap", 0, 1),
       ("margin", 0, float("inf")),
-      ("max_score_ratio", 0, 1),
+      ("max_score_ratio", 1e-6, 1),
     ):
       value = getattr(self, name)
       if value is not None and not low <= value <= high:
@@ -98,12 +98,11 @@ class NegativeRules:
       `answer` or `score`.
     """
     signs = [self._find_sign(pair, passage) for passage, _ in found]
-    right = [
-      score
-      for (_, score), sign in zip(found, signs, strict=True)
-      if sign in ("positive", "duplicate")
-    ]
-    limit = self._get_limit(max(right, default=None))
+    # The best first, of each kind.
+    right = dict(
+      reversed([(s, score) for (_, score), s in zip(found, signs, strict=True)])
+    )
+    limit = self._get_limit(right.get("positive", right.get("duplicate")))
     negatives, left_out = [], collections.Counter()
     for (passage, score), sign in zip(found, signs, strict=True):
       if len(negatives) == self.num_negatives:
@@ -134,7 +133,7 @@ class NegativeRules:
       if overlap(words, _to_words(positive.text)) >= self.max_overlap:
         return "duplicate"
     answers = [
-      a for a in pair.answers if a.strip().lower() not in _UNSCORED_ANSWERS
+      a for a in pair.answers if a.strip().lower() not in COMMON_ANSWERS
     ]
     is_answer = bool(answers) and contains_answer(passage.text, answers)
     return "answer" if is_answer else None
@@ -259,6 +258,11 @@ class _Job:
       for number, shard in enumerate(_cut(pairs, shard_size)):
         records.append(self._read_record(number) or self._write(number, shard))
         progress.update(len(shard))
+    if not records:
+      raise InputError(
+        "there are no pairs to mine for",
+        mend="choose languages that the queries have",
+      )
     self._finish(records, arguments)
 
   def _shard_path(self, number: int) -> pathlib.Path:

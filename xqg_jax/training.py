@@ -160,7 +160,8 @@ def train(
       ),
       stop=stop,
     )
-    _register_tasks(model, mixture_or_task_name, data_dir, generated_pairs)
+    if not run.is_finished:
+      _register_tasks(model, mixture_or_task_name, data_dir, generated_pairs)
     run.claim_folder()
     if not run.is_finished:
       run.go_on(params)
@@ -210,7 +211,8 @@ class _Run:
           stage="train",
           arguments={
             **deciding,
-            "generated_pairs": generated and generated.describe(),
+            "generated_pairs": generated
+            and {**generated.describe(), "share": generated.share},
             "task_feature_lengths": self.lengths,
             "model": self.trainer.model.describe(),
           },
@@ -329,31 +331,44 @@ def _register_tasks(
   data_dir: str | os.PathLike | None,
   generated_pairs: GeneratedPairs | None,
 ) -> None:
-  if generated_pairs is None:
-    model.register_tasks(mixture_or_task_name, data_dir)
-    return
-  if not isinstance(model, DualEncoderModel):
-    raise InputError(
-      "generated queries train a dual encoder, and this is none",
-      mend="leave GENERATED_PAIRS out",
-    )
   # SeqIO pulls in TensorFlow, which only training needs.
   from xqg_jax import tasks
 
   name, ending = tasks.split_name(mixture_or_task_name)
-  if not ending:
-    raise InputError(
-      f"the task {mixture_or_task_name!r} does not use GENERATED_PAIRS",
-      mend=f"set MIXTURE_OR_TASK_NAME to {name}_generated or {name}_mixed",
-    )
-  if ending == "_mixed":
+  _check_generated(model, generated_pairs, name, ending)
+  if ending != tasks.GENERATED:
     model.register_tasks(name, data_dir)
+  if not ending:
+    return
   tasks.register_generated_tasks(
     name=name,
     pairs=generated_pairs,
     tokenizer=model.tokenizer,
     config=model.encoder,
   )
+
+
+def _check_generated(
+  model: TrainableModel,
+  generated_pairs: GeneratedPairs | None,
+  name: str,
+  ending: str,
+) -> None:
+  if generated_pairs is None and ending:
+    raise InputError(
+      f"the task {name + ending!r} learns from generated queries",
+      mend="add --gin_file=generated_pairs.gin",
+    )
+  if generated_pairs is not None and not isinstance(model, DualEncoderModel):
+    raise InputError(
+      "generated queries train a dual encoder, and this is none",
+      mend="leave GENERATED_PAIRS out",
+    )
+  if generated_pairs is not None and not ending:
+    raise InputError(
+      f"the task {name!r} does not use GENERATED_PAIRS",
+      mend=f"set MIXTURE_OR_TASK_NAME to {name}_generated or {name}_mixed",
+    )
 
 
 def _check_dev(

@@ -56,8 +56,8 @@ def make_batches(
     batch_size: examples in a batch.
     seed: decides order, mixing and draws.
     start_step: the first step asked for.
-    train_steps: of the whole run, which needs no more draws than epochs; None:
-      no end is known.
+    train_steps: of the whole run, which needs no more draws of a task than it
+      goes through it; None: no end is known.
     num_draws: a collection in memory takes turns, epoch by epoch, among so
       many draws of the task's random preprocessing.
     max_examples_in_memory: larger collections are streamed.
@@ -81,8 +81,11 @@ def make_batches(
     _read, task_feature_lengths, feature_converter, seed=seed
   )
   tasks = seqio.get_subtasks(provider)
-  num_examples = _count_examples(tasks)
-  if num_examples > max_examples_in_memory:
+  rates = [
+    provider.get_rate(task) if isinstance(provider, seqio.Mixture) else 1.0
+    for task in tasks
+  ]
+  if _count_examples(tasks) > max_examples_in_memory:
     dataset = read(
       provider,
       shuffle=True,
@@ -93,14 +96,10 @@ def make_batches(
     dataset = dataset.batch(part_size, drop_remainder=True)
     return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
   if train_steps is not None:
-    num_epochs = math.ceil(train_steps * batch_size / num_examples)
-    num_draws = min(num_draws, num_epochs)
+    passes = _count_passes(tasks, rates, train_steps * batch_size)
+    num_draws = min(num_draws, passes)
   parts = [
     _to_arrays(read(task, shuffle=False, num_epochs=num_draws))
-    for task in tasks
-  ]
-  rates = [
-    provider.get_rate(task) if isinstance(provider, seqio.Mixture) else 1.0
     for task in tasks
   ]
   batches = _draw_batches(parts, rates, batch_size, seed, start_step, num_draws)
@@ -112,6 +111,17 @@ def _count_examples(tasks: Sequence[seqio.Task]) -> float:
   """Examples before preprocessing; infinite if a source cannot tell."""
   counts = [task.num_input_examples("train") for task in tasks]
   return sum(math.inf if count is None else count for count in counts)
+
+
+def _count_passes(
+  tasks: Sequence[seqio.Task], rates: Sequence[float], num_drawn: int
+) -> int:
+  """How often a run goes through the task that it goes through most often."""
+  return max(
+    math.ceil(num_drawn * rate / sum(rates) / max(count, 1))
+    for task, rate in zip(tasks, rates, strict=True)
+    if (count := task.num_input_examples("train")) is not None
+  )
 
 
 def get_mixture_or_task(name: str) -> seqio.Task | seqio.Mixture:

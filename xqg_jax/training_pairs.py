@@ -18,6 +18,9 @@ from xqg_jax.records import (
   write_json_line,
 )
 
+# Answers that questions with nothing else in common share.
+COMMON_ANSWERS = ("", "yes", "no", "unknown")
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainingPair:
