@@ -58,7 +58,7 @@ def _configure(words):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_runs_the_whole_road(tmp_path, name):
+def test_a_recipe_runs_the_whole_road(tmp_path, name, caplog):
   commands = _list_commands(tmp_path, "reproduce.sh", name, "out")
   assert commands[-1][0] == "python"
   configured = []
@@ -79,6 +79,7 @@ def test_a_recipe_runs_the_whole_road(tmp_path, name):
       assert name.endswith(task.removeprefix("xdr_xor_tydi_")) or (
         task in ("xdr_xor_tydi", "xdr_nq")
       )
+  assert not caplog.records  # gin would complain of its includes
   num_sets = 5 if name.endswith("_nq") else 4
   assert configured == [
     *(["prepare"] * num_sets),

@@ -13,6 +13,7 @@ import errno
 import importlib
 import importlib.util  # gin 0.5.0 uses it without importing it
 import inspect
+import logging
 import os
 import pathlib
 import sys
@@ -327,7 +328,7 @@ def configure_stage(
   given = gin_bindings or {}
   paths = [_find_gin_file(name, gin_search_paths) for name in gin_files]
   _check_names(stage, paths, given)
-  with _gin_errors(stage):
+  with _gin_errors(stage), _quiet_includes():
     gin.parse_config_files_and_bindings(
       [str(path) for path in (run_file(stage), *paths)],
       [f"{name} = {_to_gin(value)}" for name, value in given.items()],
@@ -444,6 +445,16 @@ def _gin_errors(stage: str) -> Iterator[None]:
     raise InputError(
       what, where=f"xqg {stage}", mend=f"see `xqg {stage} --help`"
     ) from None
+
+
+@contextlib.contextmanager
+def _quiet_includes() -> Iterator[None]:
+  """Gin logs an error for each folder where an included file is not."""
+  logging.disable(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.disable(logging.NOTSET)
 
 
 # ----------------------------------------------------------------------- help
