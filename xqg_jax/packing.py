@@ -113,10 +113,12 @@ def pack_into_row_lengths(
     ValueError: a text is empty or longer than the longest row.
 
   >>> packed = pack_into_row_lengths(
-  ...   [[7] * 3] * 6 + [[8] * 9], rows_per_batch={4: 1, 16: 1}, pad_id=0
+  ...   [[7] * 3] * 24 + [[8] * 9], rows_per_batch={4: 1, 16: 1}, pad_id=0
   ... )
-  >>> {length: rows.owners.tolist() for length, rows in packed.items()}
-  {16: [[6, 0]], 4: [[1], [2], [3], [4], [5]]}
+  >>> {length: len(rows.owners) for length, rows in packed.items()}
+  {16: 1, 4: 23}
+  >>> packed[16].owners.tolist()
+  [[24, 0]]
   """
   lengths = _get_lengths(token_lists, max(rows_per_batch))
   left = np.argsort(-lengths, kind="stable").tolist()
