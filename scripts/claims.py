@@ -34,7 +34,7 @@ from xqg_jax.fusion import Augmentation, augment_embeddings
 from xqg_jax.generated_pairs import GeneratedPairs
 from xqg_jax.generation import generate
 from xqg_jax.indexing import build_index
-from xqg_jax.pooled_evaluation import pool_evaluations
+from xqg_jax.pooled_evaluation import pool
 from xqg_jax.preparation import prepare
 from xqg_jax.query_generator_model import QueryGeneratorModel
 from xqg_jax.records import read_questions, write_questions
@@ -265,8 +265,8 @@ class Laboratory:
     """Takes the seeds together and writes `claims.json`."""
     claims = {}
     for claim in _list_claims():
-      pooled = pool_evaluations(
-        [self.path(f"seed_{s}/evaluations/{claim}") for s in seeds],
+      pooled = pool(
+        evaluations=[self.path(f"seed_{s}/evaluations/{claim}") for s in seeds],
         output_dir=self.path(f"pooled_{'_'.join(map(str, seeds))}/{claim}"),
       )
       keep = ("baseline", "languages", "num_questions", "measures", "variants")

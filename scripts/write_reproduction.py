@@ -71,13 +71,8 @@ def make_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
   |---|---|
   | 1 | 2 |
   """
-  lines = [header, ["---"] * len(header), *rows]
-  return "\n".join(
-    "|---" * len(header) + "|"
-    if line[0] == "---"
-    else f"| {' | '.join(line)} |"
-    for line in lines
-  )
+  first, *others = [f"| {' | '.join(row)} |" for row in (header, *rows)]
+  return "\n".join([first, "|---" * len(header) + "|", *others])
 
 
 def compare_table(metrics: Metrics, measures: Sequence[str] = ()) -> str:

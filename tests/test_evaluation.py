@@ -14,7 +14,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.evaluation import evaluate, to_file_names
 from xqg_jax.files import sha256_file
 from xqg_jax.fusion import Augmentation
-from xqg_jax.pooled_evaluation import pool, pool_evaluations
+from xqg_jax.pooled_evaluation import pool
 from xqg_jax.records import Passage, Question, write_passages, write_questions
 from xqg_jax.results import load_evaluation
 from xqg_jax.runs import read_run, write_run
@@ -599,7 +599,7 @@ def test_pooled_seeds(world, capsys):
 def test_questions_shared_by_seeds_enter_once(world):
   seeds = [make_seed(world, n, shared_questions=True) for n in range(3)]
   folders = [evaluation.folder for evaluation in seeds]
-  pooled = pool_evaluations(folders, output_dir=world.root / "pool")
+  pooled = pool(evaluations=folders, output_dir=world.root / "pool")
   assert pooled.result("better", "RR@10")["n"] == 30
   mean = np.mean([e.scores.values["base"] for e in seeds], axis=0)
   np.testing.assert_allclose(pooled.scores.values["base"], mean)
@@ -607,8 +607,10 @@ def test_questions_shared_by_seeds_enter_once(world):
 
 def test_pooling_the_same_evaluation_twice_does_not_sharpen_it(world):
   one = make_seed(world, 0, shared_questions=True)
-  pooled = pool_evaluations(
-    [one.folder, one.folder], output_dir=world.root / "pool", rounds=2000
+  pooled = pool(
+    evaluations=[one.folder, one.folder],
+    output_dir=world.root / "pool",
+    rounds=2000,
   )
   single, double = (e.result("better", "RR@10") for e in (one, pooled))
   assert double["p"] == single["p"]
@@ -622,13 +624,13 @@ def test_pooling_refuses_what_is_not_alike(world):
     world, output_dir=world.root / "other", measures=("RR@5",)
   )
   with pytest.raises(InputError, match="not the same measures"):
-    pool_evaluations(
-      [first.folder, other.folder], output_dir=world.root / "pool"
+    pool(
+      evaluations=[first.folder, other.folder], output_dir=world.root / "pool"
     )
   with pytest.raises(InputError, match="no evaluations"):
-    pool_evaluations([], output_dir=world.root / "pool")
+    pool(evaluations=[], output_dir=world.root / "pool")
   with pytest.raises(InputError, match="no finished evaluation"):
-    pool_evaluations([world.root], output_dir=world.root / "pool")
+    pool(evaluations=[world.root], output_dir=world.root / "pool")
   assert not (world.root / "pool").exists()
 
 

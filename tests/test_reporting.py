@@ -10,7 +10,7 @@ import pytest
 from xqg_jax import plots
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation import evaluate
-from xqg_jax.pooled_evaluation import pool_evaluations
+from xqg_jax.pooled_evaluation import pool
 from xqg_jax.records import (
   Passage,
   Question,
@@ -202,7 +202,7 @@ def test_bars_leave_out_what_is_another_run_again(world):
 
 def test_pooled_evaluation_beside_a_single_one(world):
   folders = [run_evaluation(world, f"seed{n}", n).folder for n in range(2)]
-  pooled = pool_evaluations(folders, output_dir=world / "pooled")
+  pooled = pool(evaluations=folders, output_dir=world / "pooled")
   text = make_report(world, evaluations=[pooled.folder, folders[0]])
   assert "±0.0" in text
   assert text.count('<table class="stacked">') == 4  # one a measure

@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import seqio
@@ -105,17 +105,36 @@ class TrainingPairsSource(seqio.DataSource):
         where=self._paths[split],
         mend="leave the language out, or give its pairs a 'lang'",
       )
-    dataset = tf.data.Dataset.from_generator(
-      functools.partial(self._rows, split), output_signature=PAIR_SPEC
-    ).apply(tf.data.experimental.assert_cardinality(count))
-    if shard_info:
-      dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-    return dataset
+    rows = functools.partial(self._rows, split)
+    return stream_rows(rows, PAIR_SPEC, count, shard_info)
 
   def _rows(self, split: str) -> Iterator[dict[str, Any]]:
     for pair in read_pairs(self._paths[split]):
       if self._language in (None, pair.language):
         yield to_features(pair)
+
+
+def stream_rows(
+  rows: Callable[[], Iterator[dict[str, Any]]],
+  spec: Mapping[str, tf.TensorSpec],
+  count: int,
+  shard_info: seqio.ShardInfo | None,
+) -> tf.data.Dataset:
+  """The rows, or of n shards number i: rows i, i + n, i + 2n, ...
+
+  Args:
+    rows: makes them, anew for each iteration.
+    spec: their features.
+    count: how many there are, so that later steps know whether they fit in
+      memory.
+    shard_info: the part to read; None: all.
+  """
+  dataset = tf.data.Dataset.from_generator(rows, output_signature=spec).apply(
+    tf.data.experimental.assert_cardinality(count)
+  )
+  if shard_info:
+    dataset = dataset.shard(shard_info.num_shards, shard_info.index)
+  return dataset
 
 
 def to_features(pair: TrainingPair) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from xqg_jax.generation import generate
 from xqg_jax.indexing import build_index
 from xqg_jax.models.bert_config import BertConfig
 from xqg_jax.models.dual_encoder import DualEncoderConfig
-from xqg_jax.pooled_evaluation import pool_evaluations
+from xqg_jax.pooled_evaluation import pool
 from xqg_jax.preparation import prepare
 from xqg_jax.query_generator_model import QueryGeneratorModel
 from xqg_jax.ranking_losses import RankingObjective
@@ -307,11 +307,10 @@ def run_demo(
   evaluations = [run.run() for run in runs]
   result = evaluations[0]
   if len(runs) > 1:
-    result = pool_evaluations(
-      [run.path("evaluation") for run in runs],
+    result = pool(
+      evaluations=[run.path("evaluation") for run in runs],
       output_dir=folder / "evaluation",
     )
-    print(result.table)
   report(
     evaluations=[str(result.folder)],
     model_dirs=[

@@ -12,6 +12,8 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from xqg_jax.errors import InputError
 
 RUN_FILE = "run.json"
@@ -61,6 +63,12 @@ def write_text(path: str | os.PathLike, text: str) -> None:
   """Writes UTF-8 text atomically."""
   with atomic_path(path) as partial:
     partial.write_text(text, encoding="utf-8")
+
+
+def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
+  """Writes a `.npy` file atomically."""
+  with atomic_path(path) as partial, partial.open("wb") as file:
+    np.lib.format.write_array(file, array, allow_pickle=False)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

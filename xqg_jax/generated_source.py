@@ -14,7 +14,7 @@ import seqio
 import tensorflow as tf
 
 from xqg_jax.collection import Collection
-from xqg_jax.data_sources import PAIR_SPEC, to_features
+from xqg_jax.data_sources import PAIR_SPEC, stream_rows, to_features
 from xqg_jax.errors import InputError
 from xqg_jax.generated_pairs import GeneratedPairs
 from xqg_jax.training_pairs import TrainingPair
@@ -82,12 +82,7 @@ class GeneratedPairsSource(seqio.DataSource):
         where=self._pairs.generated_queries,
         mend="choose languages that it has",
       )
-    dataset = tf.data.Dataset.from_generator(
-      self._rows, output_signature=GENERATED_SPEC
-    ).apply(tf.data.experimental.assert_cardinality(self._count))
-    if shard_info:
-      dataset = dataset.shard(shard_info.num_shards, shard_info.index)
-    return dataset
+    return stream_rows(self._rows, GENERATED_SPEC, self._count, shard_info)
 
   def _rows(self) -> Iterator[dict[str, Any]]:
     for passage, queries in self._pairs.read(self._collection):

@@ -16,10 +16,10 @@ from xqg_jax.augmentation import AugmentedView, open_view
 from xqg_jax.errors import InputError
 from xqg_jax.exact_search import BLOCK_SIZE
 from xqg_jax.files import (
-  atomic_path,
   claim_output_dir,
   lock_folder,
   sha256_file,
+  write_array,
   write_json,
   write_text,
 )
@@ -104,9 +104,9 @@ def _write_update(
 ) -> None:
   base_rows, fresh_rows, counts = _compare(base, view)
   write_text(folder / IDS_FILE, "".join(f"{i}\n" for i in view.passage_ids))
-  _write_array(folder / BASE_ROWS_FILE, base_rows)
-  _write_array(folder / FRESH_ROWS_FILE, fresh_rows)
-  _write_array(folder / FRESH_FILE, _read_rows(view, fresh_rows))
+  write_array(folder / BASE_ROWS_FILE, base_rows)
+  write_array(folder / FRESH_ROWS_FILE, fresh_rows)
+  write_array(folder / FRESH_FILE, _read_rows(view, fresh_rows))
   notes = list(base.manifest["notes"])
   if len(fresh_rows) > _MANY * view.num_passages:
     notes.append(
@@ -180,8 +180,3 @@ def _read_rows(view: AugmentedView, rows: np.ndarray) -> np.ndarray:
     first, stop = np.searchsorted(rows, (start, start + len(vectors)))
     parts.append(vectors[rows[first:stop] - start])
   return np.concatenate(parts)
-
-
-def _write_array(path: pathlib.Path, array: np.ndarray) -> None:
-  with atomic_path(path) as partial, partial.open("wb") as file:
-    np.lib.format.write_array(file, array, allow_pickle=False)

@@ -97,12 +97,8 @@ class Index:
       InputError: the file is missing or was changed.
     """
     path = self.path / IDS_FILE
-    if not path.is_file() or sha256_file(path) != self.manifest["passage_ids"]:
-      raise InputError(
-        "is missing or differs from its checksum",
-        where=path,
-        mend="build the index again",
-      )
+    mend = "build the index again"
+    _check_file(path, self.manifest["passage_ids"], mend=mend)
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
   def open_embeddings(self) -> AugmentedView:
@@ -155,12 +151,8 @@ class Index:
 
   def _read_array(self, name: str) -> np.ndarray:
     path = self.path / name
-    if not path.is_file() or sha256_file(path) != self.manifest["files"][name]:
-      raise InputError(
-        "is missing or differs from its checksum",
-        where=path,
-        mend="update the index again with a new OUTPUT_DIR",
-      )
+    mend = "update the index again with a new OUTPUT_DIR"
+    _check_file(path, self.manifest["files"][name], mend=mend)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
   @functools.cached_property
@@ -307,6 +299,13 @@ def shift_rows(
   """
   scores, rows = found
   return scores, np.where(rows < 0, -1, rows + start).astype(rows.dtype)
+
+
+def _check_file(path: pathlib.Path, checksum: str, *, mend: str) -> None:
+  if not path.is_file() or sha256_file(path) != checksum:
+    raise InputError(
+      "is missing or differs from its checksum", where=path, mend=mend
+    )
 
 
 def open_index(path: str | os.PathLike) -> Index:

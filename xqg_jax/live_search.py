@@ -21,7 +21,7 @@ from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.embedder import Embedder, make_batches
 from xqg_jax.errors import InputError
 from xqg_jax.fusion import Augmentation, Reduction, group_weights, sum_groups
-from xqg_jax.indexing import Index, open_index
+from xqg_jax.indexes import Index, open_index
 from xqg_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from xqg_jax.searching import check_encoder
 from xqg_jax.vector_checks import check_queries, check_vectors

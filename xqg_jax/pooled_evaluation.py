@@ -36,44 +36,14 @@ def pool(
   """Aggregates evaluations made with several seeds, and prints the table.
 
   Values and differences are means over the evaluations, with their standard
-  deviation. The paired tests take all questions together; one that several
-  evaluations share enters once, with its mean.
-
-  Args:
-    evaluations: folders of `evaluate`, made alike.
-    output_dir: folder to write, of the same form: `report` takes it.
-    rounds: of the randomization test and the bootstrap.
-    seed: of both.
-
-  Raises:
-    InputError: a folder without a finished evaluation, or with other
-      variants, measures or another baseline than the first.
-  """
-  pooled = pool_evaluations(
-    evaluations, output_dir=output_dir, rounds=rounds, seed=seed
-  )
-  print(pooled.table)
-  return pooled
-
-
-def pool_evaluations(
-  evaluations: Sequence[str | os.PathLike],
-  *,
-  output_dir: str | os.PathLike,
-  rounds: int = 10_000,
-  seed: int = 0,
-) -> Evaluation:
-  """Aggregates evaluations of the same variants made with several seeds.
-
-  Values and differences are means over the evaluations, with their standard
   deviation beside them. The paired tests take all questions together: a
   question that several evaluations share (their question files are the same)
   enters once, with its mean over the evaluations, because its values are not
   independent; questions of different collections enter each for itself.
 
   Args:
-    evaluations: folders of `evaluate`.
-    output_dir: folder to write, of the same form.
+    evaluations: folders of `evaluate`, made alike.
+    output_dir: folder to write, of the same form: `report` takes it.
     rounds: of the randomization test and the bootstrap.
     seed: of both.
 
@@ -104,7 +74,9 @@ def pool_evaluations(
     if examples.is_file():
       write_json(folder / EXAMPLES_FILE, read_json(examples))
     _finish(folder, loaded)
-  return load_evaluation(folder)
+  pooled = load_evaluation(folder)
+  print(pooled.table)
+  return pooled
 
 
 def _check_alike(loaded: Sequence[Evaluation]) -> None:

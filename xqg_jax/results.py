@@ -74,7 +74,7 @@ class Evaluation:
 
 
 def load_evaluation(folder: str | os.PathLike) -> Evaluation:
-  """Opens a folder that `evaluate` or `pool_evaluations` wrote.
+  """Opens a folder that `evaluate` or `pool` wrote.
 
   Raises:
     InputError: it holds no finished evaluation.

@@ -22,13 +22,13 @@ from xqg_jax.encoding import encode_texts
 from xqg_jax.errors import InputError
 from xqg_jax.exact_search import EXACT, ExactSettings
 from xqg_jax.files import (
-  atomic_path,
   claim_output_dir,
   lock_folder,
   sha256_file,
+  write_array,
   write_json,
 )
-from xqg_jax.indexing import Index, open_index
+from xqg_jax.indexes import Index, open_index
 from xqg_jax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from xqg_jax.processes import is_first_process, wait_for_all
 from xqg_jax.records import Question, read_questions
@@ -132,9 +132,7 @@ def _write_search(
   if not is_first_process():
     return
   write_run(folder / RUN_FILE, run)
-  with atomic_path(folder / EMBEDDINGS_FILE) as partial:
-    with partial.open("wb") as file:
-      np.lib.format.write_array(file, embeddings, allow_pickle=False)
+  write_array(folder / EMBEDDINGS_FILE, embeddings)
   manifest = {
     "format_version": FORMAT_VERSION,
     "index": os.path.relpath(index.path, folder),
