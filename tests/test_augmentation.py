@@ -5,12 +5,14 @@ import warnings
 
 import numpy as np
 import pytest
+import tiny_store
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from xqg_jax import augmentation, fusion, shards, store
+from xqg_jax import augmentation, fusion, store
 from xqg_jax.errors import InputError
 from xqg_jax.fusion import Augmentation
+from xqg_jax.shards import ShardArrays
 
 DIM = 5
 LANGUAGES = ("ar", "fi", "ru")
@@ -57,32 +59,14 @@ def write_store(folder, passages, queries, group_by=("language", "rank")):
       )
       sums[row, groups.index(key)] += vector
       counts[row, groups.index(key)] += 1
-  folder.mkdir(parents=True)
+  ids = [f"p{j}" for j in range(len(passages))]
   half = len(passages) // 2
-  records = [
-    shards.write_shard(
-      folder,
-      i,
-      shards.ShardArrays(
-        [f"p{j}" for j in range(len(passages))][part],
-        passages[part],
-        sums[part],
-        counts[part],
-      ),
-      dtype="float32",
-    )
-    for i, part in enumerate([slice(0, half), slice(half, None)])
+  parts = [
+    ShardArrays(ids[part], passages[part], sums[part], counts[part])
+    for part in (slice(0, half), slice(half, None))
   ]
-  store.write_manifest(
-    folder,
-    shards=records,
-    dim=DIM,
-    dtype="float32",
-    encoder={"fingerprint": "e"},
-    groups=[{"language": c, "rank": r} for c, r in groups],
-    inputs={},
-  )
-  return folder
+  named = [{"language": code, "rank": rank} for code, rank in groups]
+  return tiny_store.write_store(folder, *parts, groups=named)
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ import types
 
 import numpy as np
 import pytest
+from tiny_store import write_store
 
-from xqg_jax import shards, store
 from xqg_jax.augmentation import augment
 from xqg_jax.comparison import Scores, compare_variants, read_scores
 from xqg_jax.errors import InputError
@@ -18,6 +18,7 @@ from xqg_jax.pooled_evaluation import pool
 from xqg_jax.records import Passage, Question, write_passages, write_questions
 from xqg_jax.results import load_evaluation
 from xqg_jax.runs import read_run, write_run
+from xqg_jax.shards import ShardArrays
 from xqg_jax.submission import submit
 from xqg_jax.variants import plan_augmentations
 
@@ -347,22 +348,7 @@ def search_folder(world):
   sums = np.array([[[0, 0]], [[0, 1]], [[0, 4]]], np.float32)
   counts = np.array([[0], [1], [4]], np.int32)
   folder = world.root / "store"
-  folder.mkdir()
-  record = shards.write_shard(
-    folder,
-    0,
-    shards.ShardArrays(["p1", "p2", "p3"], passages, sums, counts),
-    dtype="float32",
-  )
-  store.write_manifest(
-    folder,
-    shards=[record],
-    dim=2,
-    dtype="float32",
-    encoder={"fingerprint": "e"},
-    groups=[{"language": None, "rank": None}],
-    inputs={},
-  )
+  write_store(folder, ShardArrays(["p1", "p2", "p3"], passages, sums, counts))
   search = world.root / "search"
   search.mkdir()
   write_run(search / "run.trec", BASE)

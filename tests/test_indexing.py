@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+from tiny_store import write_store
 
 from xqg_jax.augmentation import AugmentedView, augment, open_view
 from xqg_jax.errors import InputError
@@ -19,7 +20,7 @@ from xqg_jax.index_tuning import (
 )
 from xqg_jax.indexing import build_index, open_index
 from xqg_jax.scann_index import ScannIndex
-from xqg_jax.shards import ShardArrays, write_shard
+from xqg_jax.shards import ShardArrays
 from xqg_jax.store import open_store, write_manifest
 
 DIM = 24
@@ -33,7 +34,6 @@ def clustered(n, seed):
 
 
 def make_store(folder, n, seed=0):
-  folder.mkdir()
   rng = np.random.default_rng(seed)
   arrays = ShardArrays(
     [f"passage-{i}" for i in range(n)],
@@ -41,16 +41,7 @@ def make_store(folder, n, seed=0):
     rng.standard_normal((n, 1, DIM)).astype(np.float32),
     np.full((n, 1), 5, np.int32),
   )
-  write_manifest(
-    folder,
-    shards=[write_shard(folder, 0, arrays, dtype="float32")],
-    dim=DIM,
-    dtype="float32",
-    encoder={"fingerprint": "encoder-1"},
-    groups=[{"language": None, "rank": None}],
-    inputs={},
-  )
-  return folder
+  return write_store(folder, arrays, encoder="encoder-1")
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import time
 import ml_dtypes
 import numpy as np
 import pytest
+import tiny_store
 
 from xqg_jax import files, shards, store
 from xqg_jax.errors import InputError
@@ -29,18 +30,12 @@ def make_arrays(rows, *, seed=0, with_queries=True):
 
 
 def write_store(folder, parts, *, dtype="float32"):
-  folder.mkdir(exist_ok=True)
-  records = [
-    shards.write_shard(folder, i, part, dtype=dtype)
-    for i, part in enumerate(parts)
-  ]
-  store.write_manifest(
+  tiny_store.write_store(
     folder,
-    shards=records,
-    dim=DIM,
-    dtype=dtype,
-    encoder={"fingerprint": "e" * 64},
+    *parts,
     groups=GROUPS if parts[0].query_sums is not None else [],
+    encoder="e" * 64,
+    dtype=dtype,
     inputs={"passages.tsv": "f" * 64},
   )
   return store.open_store(folder)

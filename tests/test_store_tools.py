@@ -7,11 +7,14 @@ import struct
 
 import numpy as np
 import pytest
+import tiny_store
 from test_store import DIM, GROUPS, flip_bit, make_arrays, write_store
 
 from xqg_jax import cli, store
 from xqg_jax.augmentation import augment, open_view
 from xqg_jax.errors import InputError
+from xqg_jax.locations import Location
+from xqg_jax.shards import read_shard_record
 from xqg_jax.store_export import export_store
 from xqg_jax.store_import import import_vectors
 from xqg_jax.store_tools import describe_store, verify_store
@@ -208,23 +211,10 @@ def test_pickles_are_refused_and_a_safe_way_told(tmp_path, name):
 
 
 def test_a_store_in_a_bucket(tmp_path):
-  from xqg_jax.locations import Location
-  from xqg_jax.shards import read_shard_record, write_shard
-
   bucket = Location.of("memory://bucket/store")
-  records = [
-    write_shard(bucket, i, part, dtype="float32")
-    for i, part in enumerate(PARTS)
-  ]
-  store.write_manifest(
-    bucket,
-    shards=records,
-    dim=DIM,
-    dtype="float32",
-    encoder={"fingerprint": "e"},
-    groups=GROUPS,
-    inputs={},
-  )
+  tiny_store.write_store(bucket, *PARTS, groups=GROUPS)
+  first = read_shard_record(bucket, 0)
+  assert first["rows"] == len(PARTS[0].passages)
   opened = store.open_store("memory://bucket/store")
   verify_store(store="memory://bucket/store")
   expected = np.concatenate([part.passages for part in PARTS])
@@ -240,7 +230,7 @@ def test_a_store_in_a_bucket(tmp_path):
   damaged = bucket / "shard-00001" / "passage_ids.txt"
   damaged.write_bytes(b"x\n")
   assert read_shard_record(bucket, 1) is None
-  assert read_shard_record(bucket, 0) == records[0]
+  assert read_shard_record(bucket, 0) == first
   with pytest.raises(InputError, match=r"passage_ids.txt: is missing or diff"):
     opened.verify()
   with pytest.raises(InputError, match="no such folder"):
