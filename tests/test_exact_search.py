@@ -5,14 +5,15 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
+from tiny_store import write_store
 
 from xqg_jax import exact_search, neighbors
 from xqg_jax.augmentation import AugmentedView
 from xqg_jax.errors import InputError
 from xqg_jax.exact_search import ExactSettings, search_exact
 from xqg_jax.fusion import Augmentation
-from xqg_jax.shards import ShardArrays, write_shard
-from xqg_jax.store import open_store, write_manifest
+from xqg_jax.shards import ShardArrays
+from xqg_jax.store import open_store
 from xqg_jax.variant_search import score_variants
 
 
@@ -259,7 +260,7 @@ GROUPS = [
 def make_store(folder, *, rows=50, dim=16, groups=GROUPS, seed=0):
   """A store of two shards with random vectors; every fifth has no queries."""
   rng = np.random.default_rng(seed)
-  shards = []
+  parts = []
   for index, size in enumerate((rows // 2, rows - rows // 2)):
     counts = rng.integers(1, 3, (size, len(groups))).astype(np.int32)
     counts[::5] = 0
@@ -271,17 +272,8 @@ def make_store(folder, *, rows=50, dim=16, groups=GROUPS, seed=0):
       sums if groups else None,
       counts if groups else None,
     )
-    shards.append(write_shard(folder, index, arrays, dtype="float32"))
-  write_manifest(
-    folder,
-    shards=shards,
-    dim=dim,
-    dtype="float32",
-    encoder={"fingerprint": "e"},
-    groups=groups,
-    inputs={},
-  )
-  return open_store(folder)
+    parts.append(arrays)
+  return open_store(write_store(folder, *parts, groups=groups))
 
 
 VARIANTS = [
@@ -311,6 +303,22 @@ def test_variants_equal_searches_of_materialised_vectors(tmp_path, block_size):
     again = search_exact(queries, view.blocks(16), 7)
     np.testing.assert_allclose(scores, again[0], atol=1e-5)
     np.testing.assert_array_equal(rows, again[1])
+
+
+@pytest.mark.parametrize("num_devices", [3, 8])
+@pytest.mark.parametrize("k", [7, 100])
+def test_devices_share_the_blocks_of_a_sweep(tmp_path, num_devices, k):
+  store = make_store(tmp_path)
+  queries = np.random.default_rng(9).standard_normal((9, 16)).astype("f4")
+  one, found = (
+    score_variants(
+      queries, store, VARIANTS, k, block_size=16, devices=jax.devices()[:count]
+    )
+    for count in (1, num_devices)
+  )
+  for (scores, rows), expected in zip(found, one, strict=True):
+    np.testing.assert_array_equal(rows, expected[1])
+    np.testing.assert_allclose(scores, expected[0], rtol=1e-6, atol=2e-6)
 
 
 def test_variants_of_other_weights_and_without_means(tmp_path):
@@ -368,21 +376,10 @@ def test_golden_variants_by_hand(tmp_path):
     np.array([[[0, 4]], [[4, 0]]], np.float32),
     np.array([[2], [4]], np.int32),
   )
-  groups = [{"language": None, "rank": None}]
-  write_manifest(
-    tmp_path,
-    shards=[write_shard(tmp_path, 0, arrays, dtype="float32")],
-    dim=2,
-    dtype="float32",
-    encoder={"fingerprint": "e"},
-    groups=groups,
-    inputs={},
-  )
+  store = open_store(write_store(tmp_path, arrays))
   base = Augmentation(reduction="sum", alpha=0.5)
   variants = [None, base, dataclasses.replace(base, reduction="mean")]
-  found = score_variants(
-    np.array([[1, 2]], np.float32), open_store(tmp_path), variants, 2
-  )
+  found = score_variants(np.array([[1, 2]], np.float32), store, variants, 2)
   # q.p = 1, 2; q.S = 8, 4; means 4, 1.
   assert [(s.tolist(), r.tolist()) for s, r in found] == [
     ([[2.0, 1.0]], [[1, 0]]),

@@ -214,6 +214,12 @@ def no_best(num_variants: int, num_queries: int, k: int) -> Best:
   )
 
 
+def list_devices() -> list[jax.Device]:
+  """All local accelerators, or one CPU, which uses all cores by itself."""
+  devices = jax.local_devices()
+  return devices[:1] if devices[0].platform == "cpu" else devices
+
+
 class _AcceleratorSearch:
   """Keeps the best rows on one device; every block has one shape."""
 
@@ -293,12 +299,6 @@ class _CpuSearch:
     return join_batches([s.finish() for s in self._selections])
 
 
-def _list_devices() -> list[jax.Device]:
-  """All local accelerators, or one CPU, which uses all cores by itself."""
-  devices = jax.local_devices()
-  return devices[:1] if devices[0].platform == "cpu" else devices
-
-
 def search_exact(
   queries: Float[np.ndarray, "queries query_dim"],
   blocks: Iterable[tuple[int, np.ndarray]],
@@ -335,7 +335,7 @@ def search_exact(
   >>> scores.tolist(), rows.tolist()
   ([[3.0, 2.0]], [[2, 0]])
   """
-  devices = devices or _list_devices()
+  devices = devices or list_devices()
   searches: list[_AcceleratorSearch | _CpuSearch] = []
   num_rows = capacity = part = 0
   turn, num_turns = take_turn(across_processes)

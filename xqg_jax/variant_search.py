@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
@@ -19,6 +18,7 @@ from xqg_jax.exact_search import (
   Best,
   batch_queries,
   dot,
+  list_devices,
   merge_columns,
   no_best,
   pad_rows,
@@ -32,7 +32,12 @@ from xqg_jax.fusion import (
   measure_means,
   sum_groups,
 )
-from xqg_jax.neighbors import Neighbors, cut_padding, join_batches
+from xqg_jax.neighbors import (
+  Neighbors,
+  cut_padding,
+  join_batches,
+  merge_neighbors,
+)
 from xqg_jax.store import EmbeddingStore, StoreBlock
 from xqg_jax.vector_checks import check_queries, check_vectors
 
@@ -157,6 +162,55 @@ class _Variants:
     )
 
 
+class _DeviceSweep:
+  """The best rows of all variants on one device; parts have one shape."""
+
+  def __init__(
+    self,
+    queries: Float[np.ndarray, "queries dim"],
+    choice: _Choice,
+    *,
+    k: int,
+    capacity: int,
+    device: jax.Device,
+  ):
+    self._k, self._capacity, self._device = k, capacity, device
+    self._choice = jax.device_put(choice, device)
+    self._batches = batch_queries(queries, device)
+    num_variants = len(choice.selection)
+    self._best = [
+      jax.device_put(no_best(num_variants, len(batch), k), device)
+      for batch in self._batches
+    ]
+
+  def add(
+    self,
+    start: int,
+    passages: Float[np.ndarray, "rows dim"],
+    query_sums: Float[np.ndarray, "selections rows dim"],
+    mixture: _Mixture,
+  ) -> None:
+    """Merges further rows, the first of them row `start` of the store."""
+    padded = (
+      pad_rows(passages, self._capacity),
+      np.stack([pad_rows(sums, self._capacity) for sums in query_sums]),
+      _Mixture(*(pad_rows(w.T, self._capacity).T for w in mixture)),
+    )
+    rows = jax.device_put(padded, self._device)
+    bounds = np.int32(start), np.int32(len(passages))
+    self._best = [
+      _update_variants(best, batch, *rows, self._choice, *bounds, k=self._k)
+      for best, batch in zip(self._best, self._batches, strict=True)
+    ]
+
+  def finish(self) -> list[Neighbors]:
+    """Scores and rows of each variant; -inf and -1 where there is no row."""
+    return [
+      join_batches([(b.scores[v], b.rows[v]) for b in self._best])
+      for v in range(len(self._choice.selection))
+    ]
+
+
 def score_variants(
   queries: Float[np.ndarray, "queries query_dim"],
   store: EmbeddingStore,
@@ -164,6 +218,7 @@ def score_variants(
   k: int,
   *,
   block_size: int = BLOCK_SIZE // 2,
+  devices: Sequence[jax.Device] | None = None,
 ) -> list[Neighbors]:
   """Searches several augmentations of one store in one pass.
 
@@ -177,6 +232,7 @@ def score_variants(
     augmentations: the variants; None stands for the passages as they are.
     k: how many neighbors of each query.
     block_size: passages read at a time.
+    devices: each takes a part of every block; all local ones when absent.
 
   Returns:
     For each variant what `search_exact` returns.
@@ -185,52 +241,44 @@ def score_variants(
     InputError: as `search_exact`, or a store without the query sums asked for.
   """
   check_queries(queries, dim=store.dim, k=k)
+  devices = devices or list_devices()
   if all(augmentation is None for augmentation in augmentations):
     blocks = store.blocks(block_size, use_queries=False)
     pairs = ((block.start, block.passages) for block in blocks)
-    return [search_exact(queries, pairs, k)] * len(augmentations)
+    found = search_exact(queries, pairs, k, devices=devices)
+    return [found] * len(augmentations)
   variants = _Variants.plan(store, augmentations)
-  batches = batch_queries(queries)
   k = min(k, store.num_passages)
-  best = [no_best(len(augmentations), len(batch), k) for batch in batches]
-  capacity = min(block_size, store.num_passages)
+  part = -(-min(block_size, store.num_passages) // len(devices))
+  sweeps = [
+    _DeviceSweep(queries, variants.choice, k=k, capacity=part, device=device)
+    for device in devices
+  ]
   for block in store.blocks(block_size):
-    best = _update_batches(best, batches, block, variants, capacity, k)
+    _add_block(sweeps, block, variants, part)
   size = {"num_queries": len(queries), "num_rows": store.num_passages}
   return [
-    cut_padding(join_batches([(b.scores[v], b.rows[v]) for b in best]), **size)
-    for v in range(len(augmentations))
+    cut_padding(merge_neighbors(found, k), **size)
+    for found in zip(*(sweep.finish() for sweep in sweeps), strict=True)
   ]
 
 
-def _update_batches(
-  best: Sequence[Best],
-  batches: Sequence[Float[Array, "batch dim"]],
+def _add_block(
+  sweeps: Sequence[_DeviceSweep],
   block: StoreBlock,
   variants: _Variants,
-  capacity: int,
-  k: int,
-) -> list[Best]:
-  """Merges one block of the store into the best rows of all variants."""
+  part: int,
+) -> None:
+  """Gives each device its part of one block of the store."""
   check_vectors(block.passages, "passage", first_row=block.start)
   query_sums, counts = variants.sum_queries(block)
   for sums in query_sums:
     check_vectors(sums, "query sum", first_row=block.start)
-  passages = jnp.asarray(pad_rows(block.passages, capacity))
-  padded_sums = jnp.stack([pad_rows(sums, capacity) for sums in query_sums])
   mixture = variants.mix(len(block.passages), counts)
-  mixture = _Mixture(*(pad_rows(w.T, capacity).T for w in mixture))
-  return [
-    _update_variants(
-      one,
-      batch,
-      passages,
-      padded_sums,
-      mixture,
-      variants.choice,
-      np.int32(block.start),
-      np.int32(len(block.passages)),
-      k=k,
-    )
-    for one, batch in zip(best, batches, strict=True)
-  ]
+  for number, sweep in enumerate(sweeps):
+    rows = slice(number * part, (number + 1) * part)
+    passages = block.passages[rows]
+    if len(passages):
+      own = _Mixture(*(weights[:, rows] for weights in mixture))
+      first = block.start + rows.start
+      sweep.add(first, passages, query_sums[:, rows], own)
