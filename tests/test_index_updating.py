@@ -4,14 +4,14 @@ import shutil
 
 import numpy as np
 import pytest
+from tiny_store import write_store
 
 from xqg_jax.errors import InputError
 from xqg_jax.exact_search import search_exact
 from xqg_jax.index_updating import update_index
 from xqg_jax.indexes import open_index
 from xqg_jax.indexing import build_index
-from xqg_jax.shards import ShardArrays, write_shard
-from xqg_jax.store import write_manifest
+from xqg_jax.shards import ShardArrays
 
 DIM = 16
 RNG = np.random.default_rng(0)
@@ -19,18 +19,9 @@ VECTORS = RNG.standard_normal((600, DIM)).astype(np.float32)
 QUERIES = RNG.standard_normal((30, DIM)).astype(np.float32)
 
 
-def write_store(folder, ids, vectors, *, encoder="encoder-1"):
+def write_passages(folder, ids, vectors, *, encoder="encoder-1"):
   arrays = ShardArrays([f"p{i}" for i in ids], vectors, None, None)
-  write_manifest(
-    folder,
-    shards=[write_shard(folder, 0, arrays, dtype="float32")],
-    dim=DIM,
-    dtype="float32",
-    encoder={"fingerprint": encoder},
-    groups=[],
-    inputs={},
-  )
-  return folder
+  return write_store(folder, arrays, encoder=encoder)
 
 
 def change(vectors, ids):
@@ -48,9 +39,9 @@ def change(vectors, ids):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
   root = tmp_path_factory.mktemp("world")
-  write_store(root / "old", range(600), VECTORS)
+  write_passages(root / "old", range(600), VECTORS)
   ids, vectors = change(VECTORS, range(600))
-  write_store(root / "new", ids, vectors)
+  write_passages(root / "new", ids, vectors)
   # All leaves and candidates: what is left is exact.
   build_index(
     embeddings=root / "old",
@@ -93,6 +84,12 @@ def test_an_updated_index_finds_what_a_new_one_would(world, capsys):
     index=root / "updated", embeddings=root / "old", output_dir=root / "back"
   )
   assert again.manifest["update"]["removed"] == 40
+  # An update of the built index, not of an update: 470 of its passages stayed.
+  assert again.manifest["base_index"] == "../index"
+  assert (
+    "130 of 600 passages are searched exactly" in (again.manifest["notes"][-1])
+  )
+  assert len(again.manifest["notes"]) == 1
   np.testing.assert_array_equal(
     again.search(QUERIES, 20)[1], search_exact(QUERIES, [(0, VECTORS)], 20)[1]
   )
@@ -107,7 +104,7 @@ def test_what_does_not_belong_together_is_refused(world, tmp_path):
       index=index, embeddings=embeddings, output_dir=tmp_path / "updated"
     )
 
-  other = write_store(
+  other = write_passages(
     tmp_path / "other", range(540), vectors, encoder="encoder-2"
   )
   with pytest.raises(InputError, match="of another encoder"):

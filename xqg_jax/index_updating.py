@@ -48,7 +48,8 @@ def update_index(
   """Makes an index of other embeddings from one that was built before.
 
   A passage is the same if its id and its vector are. The old index and its
-  embeddings stay as they are; the new one needs the old index.
+  embeddings stay as they are; the new one needs the index that was built. To
+  update an update is to update that one: searches do not get slower by steps.
 
   Args:
     index: folder that `index` or `update_index` wrote, of kind "scann".
@@ -102,7 +103,12 @@ def _check_pair(base: Index, view: AugmentedView) -> None:
 def _write_update(
   folder: pathlib.Path, base: Index, view: AugmentedView, location: str
 ) -> None:
-  base_rows, fresh_rows, counts = _compare(base, view)
+  base_rows, counts = _compare(base, view)
+  if base.is_update:
+    old, base = base.base_rows, base.base
+    # Of the built index's passages those that were there then, and still are.
+    base_rows = np.where(old < 0, np.int32(-1), base_rows[old])
+  fresh_rows = np.setdiff1d(np.arange(view.num_passages, dtype="i4"), base_rows)
   write_text(folder / IDS_FILE, "".join(f"{i}\n" for i in view.passage_ids))
   write_array(folder / BASE_ROWS_FILE, base_rows)
   write_array(folder / FRESH_ROWS_FILE, fresh_rows)
@@ -136,31 +142,28 @@ def _write_update(
 
 def _compare(
   base: Index, view: AugmentedView
-) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
-  """New row of each old one or -1, rows that are new, and numbers of each."""
+) -> tuple[np.ndarray, dict[str, int]]:
+  """New row of each old one, or -1, and how many were kept, added, ..."""
   old_view = base.open_embeddings()
   old = {
     passage_id: (row, digest)
     for row, (passage_id, digest) in enumerate(_list_passages(old_view))
   }
   base_rows = np.full(len(old), -1, np.int32)
-  fresh_rows = []
   num_known = 0
   for row, (passage_id, digest) in enumerate(_list_passages(view)):
     old_row, old_digest = old.get(passage_id, (-1, b""))
     num_known += old_row >= 0
     if digest == old_digest:
       base_rows[old_row] = row
-    else:
-      fresh_rows.append(row)
-  num_kept = view.num_passages - len(fresh_rows)
+  num_kept = int((base_rows >= 0).sum())
   counts = {
     "kept": num_kept,
     "added": view.num_passages - num_known,
     "changed": num_known - num_kept,
     "removed": len(old) - num_known,
   }
-  return base_rows, np.array(fresh_rows, np.int32), counts
+  return base_rows, counts
 
 
 def _list_passages(view: AugmentedView) -> Iterator[tuple[str, bytes]]:

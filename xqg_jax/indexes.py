@@ -134,9 +134,14 @@ class Index:
     """The shards that are kept open, by name."""
     return {}
 
+  @property
+  def is_update(self) -> bool:
+    """Whether `update_index` wrote it."""
+    return "base_fingerprint" in self.manifest
+
   @functools.cached_property
-  def _base(self) -> "Index":
-    """The index that this one updates."""
+  def base(self) -> "Index":
+    """The built index of which this one is an update."""
     path = pathlib.Path(
       os.path.normpath(self.path / self.manifest["base_index"])
     )
@@ -156,10 +161,14 @@ class Index:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
   @functools.cached_property
-  def _update(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of the base's passages, fresh vectors, and their rows."""
-    names = (BASE_ROWS_FILE, FRESH_FILE, FRESH_ROWS_FILE)
-    return tuple(self._read_array(name) for name in names)
+  def base_rows(self) -> Int[np.ndarray, " base"]:
+    """Of an update: the row of each of the base's passages; -1 for none."""
+    return self._read_array(BASE_ROWS_FILE)
+
+  @functools.cached_property
+  def _fresh(self) -> tuple[np.ndarray, np.ndarray]:
+    """Of an update: vectors that the base lacks, and their rows."""
+    return self._read_array(FRESH_FILE), self._read_array(FRESH_ROWS_FILE)
 
   def search(
     self,
@@ -187,7 +196,7 @@ class Index:
     check_queries(queries, dim=self.dim, k=k)
     k = min(k, self.num_passages)
     how = {"settings": settings, "across_processes": across_processes}
-    if "base_fingerprint" in self.manifest:
+    if self.is_update:
       return self._search_updated(queries, k, **how)
     if self.kind == "exact":
       return search_exact(queries, self._view.blocks(BLOCK_SIZE), k, **how)
@@ -225,12 +234,10 @@ class Index:
   def _search_updated(
     self, queries: Float[np.ndarray, "queries dim"], k: int, **how: Any
   ) -> Neighbors:
-    base_rows, vectors, rows = self._update
+    vectors, rows = self._fresh
     found = []
-    if num_kept := int((base_rows >= 0).sum()):
-      found.append(
-        self._search_base(queries, min(k, num_kept), base_rows, **how)
-      )
+    if num_kept := int((self.base_rows >= 0).sum()):
+      found.append(self._search_base(queries, min(k, num_kept), **how))
     if len(vectors):
       starts = range(0, len(vectors), BLOCK_SIZE)
       blocks = ((i, vectors[i : i + BLOCK_SIZE]) for i in starts)
@@ -239,17 +246,14 @@ class Index:
     return merge_neighbors(found, k)
 
   def _search_base(
-    self,
-    queries: Float[np.ndarray, "queries dim"],
-    k: int,
-    base_rows: Int[np.ndarray, " base"],
-    **how: Any,
+    self, queries: Float[np.ndarray, "queries dim"], k: int, **how: Any
   ) -> tuple[np.ndarray, np.ndarray]:
     """Asks for more until k are found that are not gone."""
+    base_rows = self.base_rows
     num_gone = int((base_rows < 0).sum())
     asked = k + min(k, num_gone)
     while True:
-      scores, found = self._base.search(queries, asked, **how)
+      scores, found = self.base.search(queries, asked, **how)
       rows = np.where(found < 0, np.int32(-1), base_rows[found])
       is_enough = ((rows >= 0).sum(axis=1) >= k) | (found < 0).any(axis=1)
       if asked >= len(base_rows) or is_enough.all():
@@ -261,8 +265,8 @@ class Index:
     for index in self._loaded.values():
       index.close()
     self._loaded.clear()
-    if "_base" in self.__dict__:
-      self._base.close()
+    if "base" in self.__dict__:
+      self.base.close()
 
   def __enter__(self) -> "Index":
     return self
