@@ -19,24 +19,17 @@ from typing import Any
 import numpy as np
 
 from xqg_jax.augmentation import augment, open_view
-from xqg_jax.demo import make_encoder_model
-from xqg_jax.demo_pretraining import (
-  PROMPT_LENGTH,
-  QUESTION_LENGTH,
-  SHIPPED_GENERATOR,
-  VOCAB_SIZE,
-)
+from xqg_jax.demo import DemoRun, make_encoder_model
+from xqg_jax.demo_pretraining import SHIPPED_GENERATOR, VOCAB_SIZE
 from xqg_jax.encoding import encode
 from xqg_jax.evaluation import evaluate
 from xqg_jax.exact_search import search_exact
 from xqg_jax.files import read_json, write_json
 from xqg_jax.fusion import Augmentation, augment_embeddings
 from xqg_jax.generated_pairs import GeneratedPairs
-from xqg_jax.generation import generate
 from xqg_jax.indexing import build_index
 from xqg_jax.pooled_evaluation import pool
 from xqg_jax.preparation import prepare
-from xqg_jax.query_generator_model import QueryGeneratorModel
 from xqg_jax.records import read_questions, write_questions
 from xqg_jax.runs import write_run
 from xqg_jax.searching import make_run, search
@@ -113,28 +106,17 @@ class Laboratory:
       vocab_size=VOCAB_SIZE,
     )
     self._write_one_language()
-    train(
-      model_dir=self.path("generator"),
-      model=QueryGeneratorModel(dropout_rate=0.0),
-      data_dir=self.path("collection"),
-      initial_checkpoint_path=str(SHIPPED_GENERATOR),
-      mixture_or_task_name="local_generation",
-      task_feature_lengths={
-        "inputs": PROMPT_LENGTH,
-        "targets": QUESTION_LENGTH,
-      },
-      train_steps=self.generator_steps,
-      batch_size=64,
-      schedule="cosine",
-      learning_rate=5e-4,
+    demo = DemoRun(
+      folder=self.folder,
+      pretrained=SHIPPED_GENERATOR,
+      num_passages=self.num_passages,
+      seed=0,
+      generator_steps=self.generator_steps,
+      encoder_steps=self.encoder_steps,
+      alpha=ALPHA,
     )
-    generate(
-      checkpoint_path=self.path("generator"),
-      passages=self.path("collection/passages.tsv"),
-      output_dir=self.path("generated_queries"),
-      max_input_length=PROMPT_LENGTH,
-      max_query_length=QUESTION_LENGTH,
-    )
+    demo.train_generator()
+    demo.generate()
 
   def _write_one_language(self) -> None:
     target = self.folder / "one_language" / "train_pairs.jsonl"

@@ -1,16 +1,20 @@
 """Writes docs/reproduction.md and its plots from the figures of the scripts.
 
   python scripts/write_reproduction.py --claims=claims/claims.json
+  python scripts/write_reproduction.py --claims_real=real/claims_real.json
   python scripts/write_reproduction.py --reproduced=reproduction
   python scripts/write_reproduction.py --plans=plans
 
-`--claims` takes what scripts/claims.py wrote, `--reproduced` the OUTPUT_DIR of
+`--claims` takes what scripts/claims.py wrote, `--claims_real` what
+scripts/claims_real.py did, `--reproduced` the OUTPUT_DIR of
 scripts/reproduce.sh, `--plans` a folder of outputs of `xqg plan`, one a
-recipe and topology. Their figures are kept in docs/reproduction/; the page is
-made of these and of scripts/reproduction.md.jinja.
+recipe, or job that all recipes share, and topology. Their figures are kept in
+docs/reproduction/; the page is made of these and of
+scripts/reproduction.md.jinja.
 """
 
 import argparse
+import math
 import pathlib
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -46,6 +50,15 @@ ROWS = tuple(
   for run in ("base", "augmented")
 )
 
+# What all recipes share, and how much of it there is: queries, and tokens of
+# passages and queries (docs/guide/encoding.md).
+SHARED = {
+  "generator": "fine-tuning mT5-base",
+  "generation": "writing all queries",
+  "encoding": "encoding passages and queries, base size",
+}
+AMOUNTS = {"generation": 637_000_000, "encoding": 11_400_000_000}
+
 # Colours of the plots where no page gives them any.
 STYLE = """<style>
 svg { color: #1d2733; background: #ffffff; font-family: sans-serif;
@@ -76,7 +89,7 @@ def make_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def compare_table(metrics: Metrics, measures: Sequence[str] = ()) -> str:
-  """Values with their spread over seeds, and differences to the baseline."""
+  """Values, their spread over seeds if any, differences to the baseline."""
   names = measures or [m["name"] for m in metrics["measures"]]
   labels = {m["name"]: m["label"] for m in metrics["measures"]}
   header = ["", *(labels[n] for n in names for _ in range(2))]
@@ -91,7 +104,9 @@ def compare_table(metrics: Metrics, measures: Sequence[str] = ()) -> str:
 
 
 def _show_cell(cell: Metrics) -> tuple[str, str]:
-  value = f"{cell['value']:.1f} ± {cell['sd']:.1f}"
+  value = f"{cell['value']:.1f}"
+  if "sd" in cell:  # of several seeds
+    value += f" ± {cell['sd']:.1f}"
   if "difference" not in cell:
     return value, ""
   low, high = map(format_difference, cell["interval"])
@@ -99,15 +114,18 @@ def _show_cell(cell: Metrics) -> tuple[str, str]:
   return value, f"{difference} [{low}, {high}], p {format_p(cell['p'])}"
 
 
-def language_table(metrics: Metrics, variant: str) -> str:
+def language_table(
+  metrics: Metrics, variant: str, measures: Sequence[str] = BUDGETS
+) -> str:
   """Differences of one variant by language, Holm-corrected."""
+  labels = {m["name"]: m["label"] for m in metrics["measures"]}
   rows = []
-  for measure in BUDGETS:
+  for measure in measures:
     entry = metrics["variants"][variant]["measures"][measure]
     cells = entry["languages"].values()
     rows.append(
       [
-        measure,
+        labels[measure],
         *(
           format_difference(c["difference"])
           + ("*" if c["p_holm"] < SIGNIFICANT else "")
@@ -187,27 +205,30 @@ def recipe_table(results: Metrics) -> str:
 
 
 def plan_table(plans: Metrics) -> str:
-  """Memory and least time of each recipe."""
+  """Memory and least time of each job."""
+  order = [*SHARED, *sorted({row["job"] for row in plans["rows"]} - {*SHARED})]
   rows = [
     [
-      f"`{row['recipe']}`",
+      SHARED.get(row["job"], f"`{row['job']}`"),
       row["chips"],
-      f"{row['batch_size']}",
+      f"{row['batch_size']:,}",
       f"{row['gib_per_chip']:.1f} of {row['gib_of_chip']:.0f}",
       f"{row['tflop']:.0f}",
       f"{row['seconds']:.3f}",
+      f"{row['steps']:,}",
       f"{row['seconds'] * row['steps'] / 3600:.2f}",
     ]
-    for row in plans["rows"]
+    for row in sorted(plans["rows"], key=lambda row: order.index(row["job"]))
   ]
-  header = ["recipe", "chips", "batch", "GiB a chip", "TFLOP a step"]
-  return make_table([*header, "seconds a step >", "hours >"], rows)
+  header = ["job", "chips", "batch", "GiB a chip", "TFLOP a step"]
+  return make_table([*header, "seconds a step >", "steps", "hours >"], rows)
 
 
 def write_page(folder: pathlib.Path = DOCS) -> str:
   """The page's text, from the figures in `folder/reproduction`."""
   figures = read_json(folder / "reproduction" / "claims.json")
   claims = figures["claims"]
+  real = read_json(folder / "reproduction" / "claims_real.json")
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(ROOT / "scripts"),
     undefined=jinja2.StrictUndefined,
@@ -217,6 +238,7 @@ def write_page(folder: pathlib.Path = DOCS) -> str:
   return environment.get_template(TEMPLATE).render(
     figures=figures,
     claims=claims,
+    real=real,
     budgets=BUDGETS,
     compare=compare_table,
     judge=judge,
@@ -279,36 +301,56 @@ def collect_results(reproduced: pathlib.Path) -> dict[str, Any]:
 
 
 def collect_plans(plans: pathlib.Path) -> dict[str, Any]:
-  """Memory and least time of each recipe, from folders `RECIPE-GENERATION-...`.
+  """Memory and least time of each job, from folders `RECIPE-GENERATION-...`.
 
-  A plan for one chip stands for one H200, too: its memory, and the time of its
-  matrix products at the published peak.
+  In the place of a recipe, a job that all recipes share. A plan for one chip
+  stands for one H200, too: its memory, and the time of its products and its
+  memory traffic at the published figures.
   """
   rows = []
   for file in sorted(plans.glob("*/plan.json")):
     plan = read_json(file)
-    recipe = file.parent.name.partition("-")[0]
-    text = (GIN_ROOT / "recipes" / f"{recipe}.gin").read_text()
+    job = file.parent.name.partition("-")[0]
     step = plan["step"]
     row = {
-      "recipe": recipe,
+      "job": job,
       "chips": plan["topology"],
       "batch_size": step["batch_size"],
       "gib_per_chip": step["bytes_per_chip"]["total"] / 2**30,
       "gib_of_chip": plan["memory_per_chip"] / 2**30,
       "tflop": step["flops_per_step"] / 1e12,
       "seconds": max(step["seconds"].values()),
-      "steps": int(re.search(r"^TRAIN_STEPS = (\d+)", text, re.M)[1]),
+      "steps": count_steps(job, step),
     }
     rows.append(row)
     if step["num_devices"] == 1:
       gpu = CHIPS["NVIDIA H200"]
-      seconds = step["flops_per_step"] / gpu.flops
       size = gpu.memory / 2**30
+      seconds = max(
+        step["flops_per_step"] / gpu.flops,
+        step["memory_traffic_per_chip"] / gpu.memory_bandwidth,
+      )
       rows.append(
         {**row, "chips": "H200", "gib_of_chip": size, "seconds": seconds}
       )
   return {"rows": rows}
+
+
+def count_steps(job: str, step: Metrics) -> int:
+  """Steps of a recipe, or of a job that all recipes share.
+
+  >>> step = {"units_per_second": 100.0, "seconds": {"compute": 0.5}}
+  >>> count_steps("generation", step) == 637_000_000 / 50
+  True
+  """
+  if job in AMOUNTS:
+    units = step["units_per_second"] * max(step["seconds"].values())
+    return math.ceil(AMOUNTS[job] / round(units))
+  if job == "generator":
+    text = (ROOT / "scripts" / "reproduce.sh").read_text()
+    return int(re.search(r"--gin.TRAIN_STEPS=(\d+)", text)[1])
+  text = (GIN_ROOT / "recipes" / f"{job}.gin").read_text()
+  return int(re.search(r"^TRAIN_STEPS = (\d+)", text, re.M)[1])
 
 
 def main() -> None:
@@ -316,6 +358,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
   sources: dict[str, tuple[str, Callable[[pathlib.Path], Any]]] = {
     "claims": ("claims.json", collect_claims),
+    "claims_real": ("claims_real.json", collect_claims),
     "reproduced": ("results.json", collect_results),
     "plans": ("plans.json", collect_plans),
   }

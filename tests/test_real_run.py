@@ -7,7 +7,9 @@ import subprocess
 import sys
 
 import pytest
+from shipped_scripts import run_script, write_reproduction
 
+from xqg_jax.files import read_json
 from xqg_jax.results import load_evaluation
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -88,3 +90,29 @@ def test_scann_is_within_half_a_point(shared_dir, real_run):
         assert found == pytest.approx(
           expected[language, setting, column], abs=0.5
         ), (variant, language, column)
+
+
+@pytest.mark.slow
+def test_own_queries_beat_another_passages(
+  shared_dir, real_run, tmp_path, monkeypatch
+):
+  out = tmp_path / "claims"
+  run_script(
+    monkeypatch,
+    "claims_real",
+    f"--real_run={real_run}",
+    f"--collection={shared_dir / 'data' / 'xquad_xor'}",
+    f"--output_dir={out}",
+  )
+  variants = read_json(out / "claims_real.json")["claims"]["variants"]
+  value, own, other = (
+    variants[name]["measures"]["RR@10"]["macro"]
+    for name in ("baseline", "mean 0.2", "mean 0.2, another passage's queries")
+  )
+  # The reference's macro averages: (67.4 + 81.5) / 2 and (72.0 + 81.7) / 2.
+  assert value["value"] == pytest.approx(74.45, abs=0.3)
+  assert own["value"] == pytest.approx(76.85, abs=0.3)
+  assert own["difference"] > 0 > other["difference"]
+  assert max(own["p"], other["p"]) < 0.05
+  page = write_reproduction(tmp_path, "claims_real", out / "claims_real.json")
+  assert "In MRR@10 the mean is better, the plain sum is worse" in page
