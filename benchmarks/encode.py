@@ -146,10 +146,13 @@ def get_rates(
 
 
 def can_run(variant: str) -> bool:
-  """Whether what the variant needs is installed."""
-  return not variant.startswith("onnx") or all(
-    importlib.util.find_spec(name) for name in ("onnx", "onnxruntime")
-  )
+  """Whether what the variant needs is installed; says so if it is not."""
+  needed = ("onnx", "onnxruntime") if variant.startswith("onnx") else ()
+  missing = [name for name in needed if not importlib.util.find_spec(name)]
+  if missing:
+    packages = " and ".join(missing)
+    print(f"{variant} is left out: it needs {packages}", file=sys.stderr)
+  return not missing
 
 
 def divide(rates: Mapping[str, float]) -> dict[str, float]:
