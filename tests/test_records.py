@@ -51,6 +51,23 @@ def test_jsonl_passages(tmp_path):
 
 
 @pytest.mark.parametrize(
+  ("row", "message"),
+  [
+    ({"text": None}, '\'text\' is null, not a string; write "text": "..."'),
+    ({"text": 5}, "'text' is 5, not a string"),
+    ({"title": ["t"]}, "'title' is [\"t\"], not a string"),
+    ({"docid": None}, "'docid' is null, not a string"),
+    ({"docid": True}, "'docid' is true, not a string"),
+  ],
+)
+def test_json_passages_of_another_type(tmp_path, row, message):
+  row = {"docid": "1", "text": "t"} | row
+  path = _write(tmp_path / "p.jsonl", json.dumps(row))
+  error = _error(lambda: list(records.read_passages(path)))
+  assert f"p.jsonl:1: {message}" in error
+
+
+@pytest.mark.parametrize(
   ("lines", "message"),
   [
     (["1\ta"], None),
@@ -105,6 +122,11 @@ def test_question_labels_are_stripped(tmp_path):
     ({"answers": []}, "q.jsonl:1: question '1' has no answers"),
     ({"answers": None}, "q.jsonl:1: question '1' has no answers"),
     ({"answers": "x"}, "q.jsonl:1: 'answers' is not a list of strings"),
+    ({"answers": 5}, "q.jsonl:1: 'answers' is not a list of strings"),
+    ({"answers": {"x": 1}}, "q.jsonl:1: 'answers' is not a list of strings"),
+    ({"question": 5}, "q.jsonl:1: 'question' is 5, not a string"),
+    ({"id": ["1"]}, "q.jsonl:1: 'id' is [\"1\"], not a string"),
+    ({"split": 5}, "q.jsonl:1: 'split' is 5, not a string"),
     ({"question": " "}, "q.jsonl:1: the question is empty"),
     ({"question": None}, "q.jsonl:1: the field 'question' is missing"),
     ({"id": None}, "q.jsonl:1: the field 'id' is missing"),
@@ -148,6 +170,8 @@ def test_generated_queries_from_a_folder_of_shards(tmp_path):
     ('{"docid": "1", "generated_queries": []}', "is not an object of lists"),
     ('{"docid": "1", "generated_queries": {"xx": []}}', "unknown language"),
     ('{"docid": "1", "generated_queries": {"ar": "a"}}', "list of strings"),
+    ('{"docid": "1", "generated_queries": {"ar": null}}', "list of strings"),
+    ('{"docid": null, "generated_queries": {}}', "'docid' is null, not a str"),
   ],
 )
 def test_bad_generated_queries(tmp_path, row, message):

@@ -170,12 +170,12 @@ def to_passage(row: Mapping[str, Any], where: str) -> Passage:
   """Reads a passage from `{"docid", "text"}`, and its `title` if there is one.
 
   Raises:
-    InputError: no `docid` or no `text`.
+    InputError: no `docid` or no `text`, or one that is no text.
   """
   return Passage(
-    passage_id=str(get_field(row, "docid", where)),
-    text=get_field(row, "text", where),
-    title=row.get("title") or "",
+    passage_id=get_id(row, "docid", where),
+    text=get_text(row, "text", where),
+    title=_check_text(row.get("title") or "", "title", where),
   )
 
 
@@ -236,6 +236,36 @@ def get_field(row: Mapping[str, Any], name: str, where: str) -> Any:
   return row[name]
 
 
+def get_text(row: Mapping[str, Any], name: str, where: str) -> str:
+  """Reads a required field that has to be a string.
+
+  Raises:
+    InputError: the field is absent or is no string.
+  """
+  return _check_text(get_field(row, name, where), name, where)
+
+
+def _check_text(value: Any, name: str, where: str) -> str:
+  if isinstance(value, str):
+    return value
+  raise InputError(
+    f"{name!r} is {json.dumps(value):.40}, not a string",
+    where=where,
+    mend=f'write "{name}": "..."',
+  )
+
+
+def get_id(row: Mapping[str, Any], name: str, where: str) -> str:
+  """Reads a required field that has to be a string or a whole number.
+
+  Raises:
+    InputError: the field is absent or is neither.
+  """
+  value = get_field(row, name, where)
+  is_number = isinstance(value, int) and not isinstance(value, bool)
+  return str(value) if is_number else _check_text(value, name, where)
+
+
 def write_json_line(file: io.TextIOBase, row: Mapping[str, Any]) -> None:
   """Writes one JSON object and a newline."""
   file.write(json.dumps(row, ensure_ascii=False) + "\n")
@@ -278,18 +308,18 @@ def read_questions(
 
 
 def _to_question(row: Mapping[str, Any], where: str) -> Question:
-  text = get_field(row, "question", where)
-  if not isinstance(text, str) or not text.strip():
+  text = get_text(row, "question", where)
+  if not text.strip():
     raise InputError(
       "the question is empty", where=where, mend="remove the line or fill it in"
     )
   code = str(get_field(row, "lang", where)).strip()
   return Question(
-    question_id=str(get_field(row, "id", where)),
+    question_id=get_id(row, "id", where),
     question=text,
     language=get_language(code, where=where).code,
     answers=to_strings(row.get("answers") or (), "answers", where),
-    split=row.get("split") or "",
+    split=_check_text(row.get("split") or "", "split", where),
   )
 
 
@@ -299,7 +329,8 @@ def to_strings(value: Any, name: str, where: str) -> tuple[str, ...]:
   Raises:
     InputError: it is not.
   """
-  if isinstance(value, str) or not all(isinstance(v, str) for v in value):
+  is_list = isinstance(value, list | tuple)
+  if not is_list or not all(isinstance(v, str) for v in value):
     raise InputError(
       f"{name!r} is not a list of strings",
       where=where,
@@ -396,7 +427,7 @@ def _to_generated_queries(
     get_language(code, where=where).code: to_strings(texts, code, where)
     for code, texts in by_language.items()
   }
-  return GeneratedQueries(str(get_field(row, "docid", where)), queries)
+  return GeneratedQueries(get_id(row, "docid", where), queries)
 
 
 def write_generated_queries(
