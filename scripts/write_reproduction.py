@@ -158,27 +158,41 @@ def find_enough_queries(metrics: Metrics) -> int | None:
   return enough
 
 
+def agree(is_so: bool) -> str:
+  """Whether a claim of the paper holds here, in words."""
+  return "this agrees" if is_so else "this does not agree"
+
+
+def count_gaining(metrics: Metrics) -> int:
+  """How many languages gain significantly by augmentation, in R@2kt."""
+  cells = metrics["variants"]["augmented"]["measures"]["R@2kt"]["languages"]
+  return sum(
+    c["p_holm"] < SIGNIFICANT and c["difference"] > 0 for c in cells.values()
+  )
+
+
 def judge_languages(metrics: Metrics) -> str:
   """How many languages gain, and how many lose, by augmentation."""
   cells = metrics["variants"]["augmented"]["measures"]["R@2kt"]["languages"]
-  clear = [c for c in cells.values() if c["p_holm"] < SIGNIFICANT]
-  better = sum(c["difference"] > 0 for c in clear)
+  clear = sum(c["p_holm"] < SIGNIFICANT for c in cells.values())
+  better = count_gaining(metrics)
   return (
     f"Of {len(cells)} languages {better} gain significantly in R@2kt, "
-    f"{len(clear) - better} lose."
+    f"{clear - better} lose."
   )
 
 
 def correlate_budgets(claims: Mapping[str, Metrics]) -> dict[str, float]:
-  """Whether R@5kt goes where R@2kt goes, over all comparisons."""
-  pairs = np.array(
-    [
-      [variant["measures"][b]["macro"]["difference"] for b in BUDGETS]
-      for metrics in claims.values()
-      for name, variant in metrics["variants"].items()
-      if name != metrics["baseline"]
-    ]
-  )
+  """Whether R@5kt goes where R@2kt goes, over all different comparisons."""
+  found = {}
+  for metrics in claims.values():
+    for name, variant in metrics["variants"].items():
+      if name != metrics["baseline"]:
+        cells = (variant["measures"][b]["macro"] for b in BUDGETS)
+        pair = tuple(round(cell["difference"], 2) for cell in cells)
+        # The same two runs may stand in several tables, and either way round.
+        found[max(pair, tuple(-x for x in pair))] = pair
+  pairs = np.array(list(found.values()))
   same = int((pairs[:, 0] * pairs[:, 1] > 0).sum())
   return {
     "comparisons": len(pairs),
@@ -193,8 +207,13 @@ def correlate_budgets(claims: Mapping[str, Metrics]) -> dict[str, float]:
 def recipe_table(results: Metrics) -> str:
   """The paper's figures beside ours, as far as there are any."""
   rows = []
-  for recipe, run in ROWS:
-    nothing = (None, None)
+  nothing = (None, None)
+  more = [(r, run) for r in results for run in results[r]]
+  order = list(dict.fromkeys(recipe for recipe, _ in ROWS))
+  rest = sorted({*more} - {*ROWS}, key=more.index)
+  for recipe, run in sorted(
+    [*ROWS, *rest], key=lambda row: order.index(row[0])
+  ):
     paper = PAPER.get((recipe, run), nothing)
     ours = results.get(recipe, {}).get(run, nothing)
     cells = [x for pair in zip(paper, ours, strict=True) for x in pair]
@@ -244,6 +263,8 @@ def write_page(folder: pathlib.Path = DOCS) -> str:
     judge=judge,
     by_language=language_table,
     judge_languages=judge_languages,
+    num_gaining=count_gaining,
+    agree=agree,
     enough=find_enough_queries(claims["num_queries"]),
     agreement=correlate_budgets(claims),
     recipes=recipe_table(read_json(folder / "reproduction" / "results.json")),
@@ -289,14 +310,15 @@ def _shorten(value: Any) -> Any:
 
 
 def collect_results(reproduced: pathlib.Path) -> dict[str, Any]:
-  """Macro averages of every finished recipe."""
-  results: dict[str, Any] = {}
-  for recipe, run in ROWS:
+  """Macro averages of every finished recipe, beside those known before."""
+  results = read_json(DOCS / "reproduction" / "results.json")
+  for recipe in dict.fromkeys(recipe for recipe, _ in ROWS):
     file = reproduced / recipe / "evaluation" / "metrics.json"
     if file.is_file():
-      variant = read_json(file)["variants"][run]["measures"]
-      values = [variant[budget]["macro"]["value"] for budget in BUDGETS]
-      results.setdefault(recipe, {})[run] = values
+      results[recipe] = {
+        run: [found["measures"][b]["macro"]["value"] for b in BUDGETS]
+        for run, found in read_json(file)["variants"].items()
+      }
   return results
 
 

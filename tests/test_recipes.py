@@ -8,6 +8,7 @@ import gin
 import pytest
 
 from xqg_jax import cli
+from xqg_jax.files import read_json
 
 ROOT = pathlib.Path(__file__).parents[1]
 NAMES = sorted(
@@ -73,9 +74,13 @@ def test_a_recipe_runs_the_whole_road(tmp_path, name, caplog):
       pairs = gin.query_parameter("GENERATED_PAIRS/gin.macro.value")
       is_generated = task.endswith(("_generated", "_mixed"))
       assert (pairs is not None) == is_generated
-      if task.endswith("_generated"):
+      if is_generated:
         sample = "generated_pairs.GeneratedPairs.sample"
-        assert gin.query_parameter(sample) == 0.28
+        share = 0.28 if task.endswith("_generated") else 0.029
+        assert gin.query_parameter(sample) == share
+      config = "dual_encoder.DualEncoderConfig"
+      for side, length in (("query", 32), ("passage", 128)):
+        assert gin.query_parameter(f"{config}.{side}_length") == length
       assert name.endswith(task.removeprefix("xdr_xor_tydi_")) or (
         task in ("xdr_xor_tydi", "xdr_nq")
       )
@@ -92,6 +97,20 @@ def test_each_encoder_has_every_row():
   encoders = ("mbert", "xlmr", "e5_base")
   rows = ("xor_tydi", "nq", "generated", "mixed")
   assert sorted(f"{e}_{row}" for e in encoders for row in rows) == NAMES
+
+
+def test_every_job_of_the_page_is_planned(tmp_path):
+  *commands, last = _list_commands(tmp_path, "plan_recipes.sh", "plans")
+  configured = [_configure(words) for _, *words in commands]
+  assert {stage for stage, _ in configured} == {"plan"}
+  planned = {bound["OUTPUT_DIR"] for _, bound in configured}
+  rows = read_json(ROOT / "docs/reproduction/plans.json")["rows"]
+  assert planned == {
+    f"plans/{row['job']}-{row['chips'].replace(':', '-')}"
+    for row in rows
+    if row["chips"] != "H200"
+  }
+  assert last[-1] == "--plans=plans"
 
 
 @pytest.mark.parametrize("pairs", ["pairs.jsonl", "generated"])
@@ -113,6 +132,11 @@ def test_rounds_mine_with_the_encoder_of_the_round_before(tmp_path, pairs):
   used = [b["CHECKPOINT_PATH"] for _, b in configured if "CHECKPOINT_PATH" in b]
   rounds = [f"out/round_{number}/encoder" for number in (1, 2)]
   assert used == ["first", "first", rounds[0], rounds[0], rounds[1]]
+  # Sums for the last one alone: what is mined with needs none.
+  encoded = [b for stage, b in configured if stage == "encode"]
+  sums = "None" if pairs.endswith(".jsonl") else pairs
+  found = [b.get("GENERATED_QUERIES", "None") for b in encoded]
+  assert found == ["None", "None", sums]
   sources = [b for stage, b in configured if stage == "mine-negatives"]
   given = "TRAIN_PAIRS" if pairs.endswith(".jsonl") else "GENERATED_QUERIES"
   assert [b[given] for b in sources] == [pairs, pairs]

@@ -74,11 +74,28 @@ def test_enough_queries_are_those_from_which_all_more_help(script):
 
 
 def test_a_finished_recipe_fills_its_cells(script, tmp_path):
-  metrics = _metrics(base=_both(44.44), augmented=_both(46.66, 2.2, 0.01))
+  metrics = _metrics(
+    base=_both(44.44),
+    augmented=_both(46.66, 2.2, 0.01),
+    **{"mean 0.2": _both(9)},
+  )
   write_json(tmp_path / "mbert_xor_tydi/evaluation/metrics.json", metrics)
   table = script.recipe_table(script.collect_results(tmp_path))
   assert "| `mbert_xor_tydi` | base | 44.2 | 44.4 | 51.8 | 44.4 |" in table
+  assert (
+    "| `mbert_xor_tydi` | mean 0.2 |  | 9.0 |  | 9.0 |\n| `mbert_nq`" in table
+  )
   assert "| `xlmr_xor_tydi` | augmented | 29.8 |  |  |  |" in table
+
+
+def test_the_same_comparison_counts_once(script):
+  claims = {
+    "one": _metrics(base=_both(40.0), more=_both(41.0, 1.0, 0.01)),
+    "other_way": _metrics(more=_both(41.0), base=_both(40.0, -1.0, 0.01)),
+    "another": _metrics(base=_both(40.0), less=_both(37.0, -3.0, 0.01)),
+  }
+  found = script.correlate_budgets(claims)
+  assert (found["comparisons"], found["same_sign"]) == (2, 2)
 
 
 def test_one_chip_stands_for_a_gpu_too(script, tmp_path):

@@ -139,7 +139,7 @@ class NegativeRules:
     return "answer" if is_answer else None
 
 
-@functools.lru_cache(maxsize=100_000)
+@functools.lru_cache(maxsize=4096)
 def _to_words(text: str) -> frozenset[str]:
   return frozenset(text.lower().split())
 
@@ -293,7 +293,10 @@ class _Job:
         )
       )
     path = self._shard_path(number)
-    with atomic_path(path) as partial, partial.open("w") as file:
+    with (
+      atomic_path(path) as partial,
+      partial.open("w", encoding="utf-8") as file,
+    ):
       write_training_pairs(file, mined)
     counts = [len(pair.negatives) for pair in mined]
     record = {
