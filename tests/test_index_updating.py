@@ -96,6 +96,16 @@ def test_an_updated_index_finds_what_a_new_one_would(world, capsys):
   again.close()
 
 
+def test_embeddings_in_a_bucket_are_found_again(world, tmp_path):
+  root, vectors = world
+  bucket = "memory://updating/new"
+  write_passages(bucket, range(540), vectors)
+  updated = update_index(
+    index=root / "index", embeddings=bucket, output_dir=tmp_path / "updated"
+  )
+  assert updated.open_embeddings().num_passages == 540
+
+
 def test_what_does_not_belong_together_is_refused(world, tmp_path):
   root, vectors = world
 

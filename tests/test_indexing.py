@@ -19,6 +19,7 @@ from xqg_jax.index_tuning import (
   tune_parameters,
 )
 from xqg_jax.indexing import build_index, open_index
+from xqg_jax.locations import Location
 from xqg_jax.scann_index import ScannIndex
 from xqg_jax.shards import ShardArrays
 from xqg_jax.store import open_store, write_manifest
@@ -93,7 +94,7 @@ def test_manifest_names_what_was_indexed(index, store):
   assert manifest["embeddings_fingerprint"] == opened.fingerprint
   assert index.encoder_fingerprint == "encoder-1"
   assert index.passage_ids == [f"passage-{i}" for i in range(1500)]
-  assert index.embeddings.resolve() == store.resolve()
+  assert index.embeddings == Location.of(store.resolve())
   names = {path.name for path in index.path.iterdir()} - {".lock"}
   assert names == {"run.json", "manifest.json", "passage_ids.txt", "scann"}
   for name, checksum in manifest["assets"].items():
@@ -143,7 +144,7 @@ def test_moved_index_with_its_store_still_opens(copy, index):
     np.testing.assert_array_equal(
       moved.search(queries, 20)[1], index.search(queries, 20)[1]
     )
-    assert moved.embeddings == copy.parent / "store"
+    assert moved.embeddings == Location.of(copy.parent.resolve() / "store")
     assert moved.fingerprint == index.fingerprint
 
 
@@ -201,6 +202,19 @@ def test_exact_index_refuses_other_embeddings_in_the_same_place(tmp_path):
   make_store(tmp_path / "store", 50, seed=5)
   with pytest.raises(InputError, match="not those that were indexed"):
     open_index(tmp_path / "index").search(clustered(1, seed=1), 3)
+
+
+def test_a_store_in_a_bucket_is_found_again(tmp_path):
+  bucket = "memory://indexing/store"
+  make_store(bucket, 50)
+  built = build_index(
+    embeddings=bucket, output_dir=tmp_path / "index", kind="exact"
+  )
+  assert built.manifest["embeddings"] == bucket
+  queries = clustered(3, seed=1)
+  np.testing.assert_array_equal(
+    built.search(queries, 5)[1], _exact(bucket, queries, 5)[1]
+  )
 
 
 # --------------------------------------------------------------------- shards

@@ -181,7 +181,7 @@ def augment(
     )
   content = {
     "format_version": FORMAT_VERSION,
-    "store": _relate(opened.path, folder),
+    "store": relate_location(opened.path, folder),
     "store_fingerprint": opened.fingerprint,
     "augmentation": settings,
   }
@@ -192,11 +192,32 @@ def augment(
   return view
 
 
-def _relate(store: Location, folder: pathlib.Path) -> str:
-  """The store as seen from the view, so that both can be moved together."""
-  if not store.is_local:
-    return str(store)
-  return os.path.relpath(pathlib.Path(store).resolve(), folder.resolve())
+def relate_location(path: str | os.PathLike, folder: str | os.PathLike) -> str:
+  """What a folder's manifest notes of another folder, or of a URL.
+
+  A path counts from the folder, so that both can be moved together.
+
+  >>> relate_location("/data/store", "/data/views/mean")
+  '../../store'
+  >>> relate_location("gs://bucket/store", "/data/views/mean")
+  'gs://bucket/store'
+  """
+  location = Location.of(path)
+  if not location.is_local:
+    return str(location)
+  here = pathlib.Path(folder).resolve()
+  return os.path.relpath(pathlib.Path(location).resolve(), here)
+
+
+def find_location(noted: str, folder: str | os.PathLike) -> Location:
+  """Where that lies which `relate_location` noted in a folder's manifest.
+
+  >>> str(find_location("../../store", "/data/views/mean"))
+  '/data/store'
+  """
+  if is_url(noted):
+    return Location.of(noted)
+  return Location.of((pathlib.Path(folder).resolve() / noted).resolve())
 
 
 def _warn_of_uneven_counts(
@@ -230,7 +251,7 @@ def open_view(path: str | os.PathLike) -> AugmentedView:
       where=view_file,
       mend="run augment again with a new OUTPUT_DIR",
     )
-  store = open_store(_find_store(view, view_file.parent))
+  store = open_store(find_location(view["store"], view_file.parent))
   if store.fingerprint != view["store_fingerprint"]:
     raise InputError(
       f"the store {store.path} has changed since the view was made",
@@ -239,12 +260,6 @@ def open_view(path: str | os.PathLike) -> AugmentedView:
     )
   augmentation = Augmentation.from_json(view["augmentation"])
   return AugmentedView(store, augmentation, _read_means(view))
-
-
-def _find_store(view: Mapping[str, Any], folder: pathlib.Path) -> Location:
-  if is_url(view["store"]):
-    return Location.of(view["store"])
-  return Location.of((folder.resolve() / view["store"]).resolve())
 
 
 def _read_means(view: Mapping[str, Any]) -> Means | None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from xqg_jax.augmentation import AugmentedView, open_view
+from xqg_jax.augmentation import AugmentedView, open_view, relate_location
 from xqg_jax.errors import InputError
 from xqg_jax.exact_search import BLOCK_SIZE
 from xqg_jax.files import (
@@ -75,8 +75,9 @@ def update_index(
     },
   )
   if not (folder / MANIFEST_FILE).exists():
+    location = relate_location(embeddings, folder)
     with lock_folder(folder):
-      _write_update(folder, base, view, os.path.relpath(embeddings, folder))
+      _write_update(folder, base, view, location)
   return open_index(folder)
 
 
@@ -128,7 +129,7 @@ def _write_update(
     "embeddings": location,
     "embeddings_fingerprint": view.fingerprint,
     "encoder_fingerprint": base.encoder_fingerprint,
-    "base_index": os.path.relpath(base.path, folder),
+    "base_index": relate_location(base.path, folder),
     "base_fingerprint": base.fingerprint,
     "passage_ids": sha256_file(folder / IDS_FILE),
     "files": {name: sha256_file(folder / name) for name in files},

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from xqg_jax.augmentation import AugmentedView, open_view
+from xqg_jax.augmentation import AugmentedView, find_location, open_view
 from xqg_jax.errors import InputError
 from xqg_jax.exact_search import BLOCK_SIZE, EXACT, ExactSettings, search_exact
 from xqg_jax.files import fingerprint, read_json, sha256_file
+from xqg_jax.locations import Location
 from xqg_jax.neighbors import (
   Neighbors,
   merge_neighbors,
@@ -83,11 +84,9 @@ class Index:
     )
 
   @property
-  def embeddings(self) -> pathlib.Path:
+  def embeddings(self) -> Location:
     """The store or view that was indexed."""
-    return pathlib.Path(
-      os.path.normpath(self.path / self.manifest["embeddings"])
-    )
+    return find_location(self.manifest["embeddings"], self.path)
 
   @functools.cached_property
   def passage_ids(self) -> list[str]:
@@ -142,9 +141,7 @@ class Index:
   @functools.cached_property
   def base(self) -> "Index":
     """The built index of which this one is an update."""
-    path = pathlib.Path(
-      os.path.normpath(self.path / self.manifest["base_index"])
-    )
+    path = find_location(self.manifest["base_index"], self.path)
     base = open_index(path)
     if base.fingerprint != self.manifest["base_fingerprint"]:
       raise InputError(

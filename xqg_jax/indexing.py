@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
-from xqg_jax.augmentation import AugmentedView, open_view
+from xqg_jax.augmentation import AugmentedView, open_view, relate_location
 from xqg_jax.errors import InputError
 from xqg_jax.files import (
   claim_output_dir,
@@ -111,7 +111,7 @@ def build_index(
     },
   )
   if not (folder / MANIFEST_FILE).exists():
-    location = os.path.relpath(embeddings, folder)
+    location = relate_location(embeddings, folder)
     with lock_folder(folder):
       _write_index(folder, view, wishes, queries, location)
   return open_index(folder)
