@@ -19,8 +19,13 @@ from xqg_jax.records import Passage, Question, write_passages, write_questions
 from xqg_jax.results import load_evaluation
 from xqg_jax.runs import read_run, write_run
 from xqg_jax.shards import ShardArrays
+from xqg_jax.store import open_store
 from xqg_jax.submission import submit
-from xqg_jax.variants import plan_augmentations
+from xqg_jax.variants import (
+  plan_augmentations,
+  read_variant,
+  score_augmentations,
+)
 
 PASSAGES = [
   Passage("p1", "Oulu was founded in 1605 .", "Oulu"),
@@ -394,9 +399,7 @@ def test_view_behind_a_search_folder(world, search_folder):
     reduction="mean",
     alpha=0.3,
   )
-  manifest = json.loads((search_folder / "manifest.json").read_text())
-  manifest["embeddings"] = "../view"
-  (search_folder / "manifest.json").write_text(json.dumps(manifest))
+  note(search_folder, embeddings="../view")
   evaluation = run_evaluation(
     world, runs={"base": search_folder}, alphas=(0.2,), reduction="mean"
   )
@@ -405,6 +408,46 @@ def test_view_behind_a_search_folder(world, search_folder):
   # Alphas start from the store, not from the view.
   run = read_run(world.out / "runs/mean_0.2.trec")
   assert run["q1"] == pytest.approx({"p1": 1.0, "p2": 0.92, "p3": 0.84})
+
+
+def note(search_folder, **changes):
+  path = search_folder / "manifest.json"
+  path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_alphas_from_a_store_in_a_bucket(world, search_folder):
+  bucket = "memory://evaluation/store"
+  opened = open_store(world.root / "store")
+  (block,) = opened.blocks(10)
+  vectors = block.passages, block.query_sums, block.query_counts
+  write_store(bucket, ShardArrays(opened.passage_ids, *vectors))
+  note(
+    search_folder,
+    embeddings=bucket,
+    embeddings_fingerprint=opened.fingerprint,
+  )
+  run_evaluation(world, runs={"base": search_folder}, alphas=(0.1,), k=1)
+  run = read_run(world.out / "runs/sum_0.1.trec")
+  assert run["q1"] == pytest.approx({"p3": 1.12})
+
+
+def test_other_embeddings_in_the_place_of_those_searched(world, search_folder):
+  note(search_folder, embeddings_fingerprint="another")
+  for alphas in ((), (0.1,)):
+    with pytest.raises(InputError, match="not those that were searched"):
+      run_evaluation(world, runs={"base": search_folder}, alphas=alphas)
+  with pytest.raises(InputError, match="not those that were searched"):
+    score_augmentations(search_folder, {}, k=1)
+  run_evaluation(world, runs={"base": search_folder / "run.trec"})
+
+
+def test_a_run_that_is_not_the_one_searched(search_folder):
+  run = search_folder / "run.trec"
+  note(search_folder, run=sha256_file(run))
+  assert read_variant("base", search_folder).run == BASE
+  run.write_text(run.read_text().replace("p3", "p2"))
+  with pytest.raises(InputError, match=r"run\.trec: not the file that the man"):
+    read_variant("base", search_folder)
 
 
 def test_alphas_without_embeddings(world):
@@ -428,9 +471,7 @@ def damage(path):
 )
 def test_damaged_question_embeddings(world, search_folder, harm, message):
   path = search_folder / "question_embeddings.npy"
-  manifest = json.loads((search_folder / "manifest.json").read_text())
-  manifest["question_embeddings"] = sha256_file(path)
-  (search_folder / "manifest.json").write_text(json.dumps(manifest))
+  note(search_folder, question_embeddings=sha256_file(path))
   harm(path)
   with pytest.raises(InputError, match=message):
     run_evaluation(world, runs={"base": search_folder}, alphas=(0.1,))

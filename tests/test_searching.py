@@ -30,6 +30,7 @@ from xqg_jax.records import (
 )
 from xqg_jax.runs import read_run
 from xqg_jax.searching import make_run, search
+from xqg_jax.store import open_store
 from xqg_jax.tokenizers import train_tokenizer
 
 WORDS = "river castle king bridge winter north music train stone garden".split()
@@ -170,6 +171,8 @@ def test_manifest_tells_where_everything_came_from(world):
   manifest = read_json(folder / "manifest.json")
   assert manifest["index"] == "../index"
   assert manifest["embeddings"] == "../store"
+  fingerprint = open_store(world.store).fingerprint
+  assert manifest["embeddings_fingerprint"] == fingerprint
   assert manifest["index_kind"] == "scann"
   assert manifest["question_ids"] == [f"q{i}" for i in range(12)]
   assert manifest["languages"] == ["ar", "ja", "ru"] * 4

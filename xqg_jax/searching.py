@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from xqg_jax.augmentation import relate_location
 from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.encoding import encode_texts
 from xqg_jax.errors import InputError
@@ -135,10 +136,11 @@ def _write_search(
   write_array(folder / EMBEDDINGS_FILE, embeddings)
   manifest = {
     "format_version": FORMAT_VERSION,
-    "index": os.path.relpath(index.path, folder),
+    "index": relate_location(index.path, folder),
     "index_fingerprint": index.fingerprint,
     "index_kind": index.kind,
-    "embeddings": os.path.relpath(index.embeddings, folder),
+    "embeddings": relate_location(index.embeddings, folder),
+    "embeddings_fingerprint": index.manifest["embeddings_fingerprint"],
     "encoder_fingerprint": model.fingerprint,
     "k": k,
     "run": sha256_file(folder / RUN_FILE),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from xqg_jax.augmentation import open_view
+from xqg_jax.augmentation import AugmentedView, find_location, open_view
 from xqg_jax.errors import InputError
 from xqg_jax.files import read_json, read_lines, sha256_file
 from xqg_jax.fusion import Augmentation
@@ -27,7 +27,9 @@ RUN_FILE = "run.trec"
 MANIFEST_FILE = "manifest.json"
 EMBEDDINGS_KEY = "question_embeddings"
 EMBEDDINGS_FILE = f"{EMBEDDINGS_KEY}.npy"
+RUN_KEY = "run"
 _TEXT_ID = "text:"
+_SEARCH_AGAIN = "search again with a new OUTPUT_DIR"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +78,13 @@ def read_variant(name: str, path: str | os.PathLike) -> Variant:
   file = find_run_file(path)
   if file.suffix == ".json":
     return _read_prediction_variant(name, file)
-  return Variant(
-    name, read_run(file), file, _read_augmentation(pathlib.Path(path))
-  )
+  folder = pathlib.Path(path)
+  manifest = {}
+  if (folder / MANIFEST_FILE).is_file():
+    manifest = read_json(folder / MANIFEST_FILE)
+    _check_file(file, manifest, RUN_KEY)
+  augmentation = _read_augmentation(folder, manifest)
+  return Variant(name, read_run(file), file, augmentation)
 
 
 def _read_prediction_variant(name: str, path: pathlib.Path) -> Variant:
@@ -97,20 +103,44 @@ def _read_prediction_variant(name: str, path: pathlib.Path) -> Variant:
   return Variant(name, run, path, texts=texts)
 
 
-def _read_augmentation(folder: pathlib.Path) -> Augmentation | None:
-  manifest_file = folder / MANIFEST_FILE
-  if not manifest_file.is_file():
+def _read_augmentation(
+  folder: pathlib.Path, manifest: Mapping[str, Any]
+) -> Augmentation | None:
+  """None for a store, and for a view that is no longer there."""
+  if not manifest.get("embeddings"):
     return None
-  embeddings = read_json(manifest_file).get("embeddings")
-  if not embeddings:
+  location = find_location(manifest["embeddings"], folder)
+  # Only stores, not views, lie in buckets.
+  if not location.is_local or not pathlib.Path(location).exists():
     return None
-  path = _resolve(embeddings, folder)
-  return open_view(path).augmentation if path.exists() else None
+  return _open_embeddings(folder, manifest).augmentation
 
 
-def _resolve(path: str, folder: pathlib.Path) -> pathlib.Path:
-  """A path of a manifest, which counts from the manifest's folder."""
-  return (folder / path).resolve()
+def _open_embeddings(
+  folder: pathlib.Path, manifest: Mapping[str, Any]
+) -> AugmentedView:
+  """The embeddings that a search folder's manifest names."""
+  location = find_location(manifest["embeddings"], folder)
+  view = open_view(location)
+  # Folders of earlier versions do not note it.
+  noted = manifest.get("embeddings_fingerprint", view.fingerprint)
+  if view.fingerprint != noted:
+    raise InputError(
+      "the embeddings are not those that were searched",
+      where=location,
+      mend="search again with a new OUTPUT_DIR, or give its run.trec alone",
+    )
+  return view
+
+
+def _check_file(
+  path: pathlib.Path, manifest: Mapping[str, Any], key: str
+) -> None:
+  """Refuses a file of a search that has another checksum than was noted."""
+  if key in manifest and sha256_file(path) != manifest[key]:
+    raise InputError(
+      "not the file that the manifest describes", where=path, mend=_SEARCH_AGAIN
+    )
 
 
 # --------------------------------------------------- further augmentations
@@ -199,7 +229,7 @@ def score_augmentations(
       where=folder / MANIFEST_FILE,
       mend="give a folder that `xqg search` wrote",
     )
-  store = open_view(_resolve(manifest["embeddings"], folder)).store
+  store = _open_embeddings(folder, manifest).store
   queries = _read_embeddings(folder, manifest)
   neighbors = score_variants(queries, store, list(augmentations.values()), k)
   passage_ids = store.passage_ids
@@ -229,21 +259,16 @@ def _read_embeddings(
     embeddings = np.load(path, allow_pickle=False)
   except (OSError, ValueError) as error:
     raise InputError(
-      f"cannot be read ({error})", where=path, mend="search again"
+      f"cannot be read ({error})", where=path, mend=_SEARCH_AGAIN
     ) from None
   if len(embeddings) != len(manifest["question_ids"]):
     raise InputError(
       f"found {len(embeddings)} vectors for {len(manifest['question_ids'])} "
       "questions",
       where=path,
-      mend="search again",
+      mend=_SEARCH_AGAIN,
     )
-  if sha256_file(path) != manifest.get(EMBEDDINGS_KEY, sha256_file(path)):
-    raise InputError(
-      "not the file that the manifest describes",
-      where=path,
-      mend="search again",
-    )
+  _check_file(path, manifest, EMBEDDINGS_KEY)
   return embeddings
 
 
