@@ -3,7 +3,10 @@
 import errno
 import json
 import pickle
+import re
 import struct
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -180,9 +183,10 @@ def test_numpy_in(tmp_path):
   [
     (np.ones((2, 3)), "abc", "3 ids for 2 vectors"),
     (np.ones((2, 3)), "aa", "'a' stands twice"),
+    (np.ones((2, 3)), ("a", ""), "passage id '' is empty"),
     (np.ones(3), "abc", "is no list of vectors"),
     (np.ones((2, 3), int), "ab", "int64 is no list of vectors"),
-    (np.array([[1.0], [np.nan]]), "ab", "passage 'b' is not finite"),
+    (np.array([[1.0], [np.nan]]), "ab", "vector 1 holds NaN or infinity"),
     (np.array([[None]], object), "a", "cannot be read"),
   ],
 )
@@ -190,7 +194,48 @@ def test_bad_vectors(tmp_path, vectors, ids, message):
   given = write_vectors(tmp_path, vectors, ids)
   with pytest.raises(InputError, match=message):
     import_vectors(**given)
-  assert not (tmp_path / "imported" / "manifest.json").exists()
+  # Nothing is claimed, so that mended files may go to the same folder.
+  assert not (tmp_path / "imported").exists()
+
+
+def test_missing_ids_are_one_line(tmp_path):
+  given = write_vectors(tmp_path, np.ones((2, 3)), "ab")
+  given["passage_ids"].unlink()
+  with pytest.raises(InputError, match=r"ids\.txt: no such file"):
+    import_vectors(**given)
+
+
+@pytest.mark.parametrize(
+  ("ids", "vectors", "message"),
+  [
+    (["a", None], [[1.0], [2.0]], "id of row 1, counted from 0, is None"),
+    (["a", "b"], [[1.0], [2.0, 3.0, 4.0]], "all of one length"),
+    (["a", "b"], [1.0, 2.0], "does not hold lists of numbers"),
+    (["a", "b"], [["x"], ["y"]], "does not hold lists of numbers"),
+    (["a", "c"], [[1.0], [None]], "vector 1 holds NaN"),
+  ],
+)
+def test_bad_parquet(tmp_path, ids, vectors, message):
+  write_parquet(tmp_path / "a.parquet", ids, vectors)
+  with pytest.raises(InputError, match=message):
+    import_vectors(vectors=tmp_path / "a.parquet", output_dir=tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+
+
+def test_parquet_of_two_dimensions(tmp_path):
+  write_parquet(tmp_path / "a.parquet", ["a"], [[1.0]])
+  write_parquet(tmp_path / "b.parquet", [1], [[1.0, 2.0]])
+  with pytest.raises(
+    InputError, match=r"b\.parquet: vectors of 2 dimensions follow such of 1"
+  ):
+    import_vectors(vectors=tmp_path, output_dir=tmp_path / "out")
+
+
+def write_parquet(path, ids, vectors):
+  arrow = pytest.importorskip("pyarrow")
+  parquet = pytest.importorskip("pyarrow.parquet")
+  columns = {"passage_id": ids, "embedding": vectors}
+  parquet.write_table(arrow.table(columns), path)
 
 
 @pytest.mark.parametrize("name", ["corpus.pkl", "corpus", "corpus.npy"])
@@ -205,6 +250,25 @@ def test_pickles_are_refused_and_a_safe_way_told(tmp_path, name):
   assert "\n" not in str(error.value)
   assert not (tmp_path / "sprung").exists()
   assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_pickles_is_converted_as_told(tmp_path):
+  pickles = tmp_path / "pickles"
+  pickles.mkdir()
+  for number in range(2):
+    part = (np.full((1, 3), number, np.float32), [f"d {number}"])
+    (pickles / f"corpus.{number}.pkl").write_bytes(pickle.dumps(part))
+  with pytest.raises(InputError, match="a pickle is not opened") as error:
+    import_vectors(vectors=pickles, output_dir=tmp_path / "out")
+  command = re.search(r'python -c "(.*)"', str(error.value)).group(1)
+  subprocess.run([sys.executable, "-c", command], cwd=pickles, check=True)
+  opened = import_vectors(
+    vectors=pickles / "vectors.npy",
+    passage_ids=pickles / "ids.txt",
+    output_dir=tmp_path / "out",
+  )
+  assert opened.passage_ids == ["d 0", "d 1"]
+  assert read_all(tmp_path / "out")[:, 0].tolist() == [0, 1]
 
 
 # -------------------------------------------------------------------- buckets
