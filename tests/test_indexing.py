@@ -237,11 +237,13 @@ def test_shards_find_what_one_index_does_and_are_kept(store, tmp_path, capsys):
     assert measure_index_recall(found, exact) > 0.975
     all_rows = built.search(queries[:1], 1500)[1]
     assert len(set(all_rows[0]) - {-1}) == (all_rows[0] >= 0).sum()
-  # An interrupted run: two shards are finished, the third is half there.
+  # An interrupted run: two shards are finished, of which one was damaged
+  # since, and the third is half there.
   (folder / "manifest.json").unlink()
   (folder / ".build").mkdir()
   for shard in shards[:2]:
     (folder / ".build" / f"{shard['name']}.json").write_text(json.dumps(shard))
+  (folder / "scann-00001" / "dataset.npy").write_bytes(b"damaged")
   (folder / "scann-00002" / "dataset.npy").unlink()
   kept = (folder / "scann-00000" / "dataset.npy").stat().st_mtime_ns
   with build_index(rows_per_shard=600, **wishes) as again:
@@ -269,7 +271,8 @@ def test_one_flipped_byte_is_found(copy):
   content[-9] ^= 0x10
   path.write_bytes(content)
   with pytest.raises(
-    InputError, match=r"hashed_dataset.npy: .* changed or cut"
+    InputError,
+    match=r"hashed_dataset.npy: .* changed or cut .* delete the index's folder",
   ):
     open_index(copy).search(clustered(1, seed=1), 3)
 

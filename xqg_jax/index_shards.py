@@ -3,6 +3,7 @@
 Each is an index of its own; an interrupted run keeps those that are finished.
 """
 
+import contextlib
 import dataclasses
 import itertools
 import pathlib
@@ -203,9 +204,12 @@ def _open_shard(
   """The shard of an interrupted run, or a new one, tuned and saved."""
   record_file = folder / _SCRATCH_DIR / f"{shard['name']}.json"
   if record_file.exists():
-    record = read_json(record_file)
-    built.records.append(record)
-    return load_shard(folder, record, dim=vectors.shape[1])
+    # One that was damaged since is built again.
+    with contextlib.suppress(InputError):
+      record = read_json(record_file)
+      index = load_shard(folder, record, dim=vectors.shape[1])
+      built.records.append(record)
+      return index
   shutil.rmtree(folder / shard["name"], ignore_errors=True)
   started = time.perf_counter()
   index = ScannIndex.build(

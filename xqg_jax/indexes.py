@@ -31,7 +31,7 @@ from xqg_jax.neighbors import (
   merge_processes,
   take_turn,
 )
-from xqg_jax.scann_index import ScannIndex, ScannParameters
+from xqg_jax.scann_index import BUILD_AGAIN, ScannIndex, ScannParameters
 from xqg_jax.vector_checks import check_queries
 
 FORMAT_VERSION = 1
@@ -96,8 +96,7 @@ class Index:
       InputError: the file is missing or was changed.
     """
     path = self.path / IDS_FILE
-    mend = "build the index again"
-    _check_file(path, self.manifest["passage_ids"], mend=mend)
+    _check_file(path, self.manifest["passage_ids"], mend=BUILD_AGAIN)
     return path.read_text(encoding="utf-8").split("\n")[:-1]
 
   def open_embeddings(self) -> AugmentedView:
@@ -111,7 +110,7 @@ class Index:
       raise InputError(
         "the embeddings are not those that were indexed",
         where=self.embeddings,
-        mend="build the index again",
+        mend="index them with a new OUTPUT_DIR",
       )
     return view
 
@@ -328,6 +327,6 @@ def open_index(path: str | os.PathLike) -> Index:
     raise InputError(
       f"not an index of format version {FORMAT_VERSION}",
       where=path / MANIFEST_FILE,
-      mend="build the index again with this version",
+      mend="build the index with this version and a new OUTPUT_DIR",
     )
   return Index(path, manifest)

@@ -29,6 +29,8 @@ from xqg_jax.vector_checks import check_queries, check_vectors
 # ScaNN's hashing needs 16 vectors, and a tree over so few saves nothing.
 MIN_VECTORS = 200
 NUM_NEIGHBORS = 100
+# The same command alone would find the damaged index finished.
+BUILD_AGAIN = "delete the index's folder and build the index again"
 
 
 class ScannError(NativeError):
@@ -334,7 +336,7 @@ def check_assets(
     InputError: a file is missing, changed, or not one of those saved.
   """
   folder = pathlib.Path(folder)
-  mend = "build the index again"
+  mend = BUILD_AGAIN
   for name, checksum in checksums.items():
     path = folder / name
     if not path.is_file():
