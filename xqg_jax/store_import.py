@@ -3,7 +3,7 @@
 import functools
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -78,16 +78,9 @@ def import_vectors(
     raise InputError(
       f"unknown dtype {dtype!r}", mend=f"use one of {', '.join(DTYPES)}"
     )
-  if passage_ids is not None and not pathlib.Path(passage_ids).is_file():
-    raise InputError(
-      "no such file", where=passage_ids, mend="check PASSAGE_IDS"
-    )
   files = _list_files(pathlib.Path(vectors))
-  if files[0].suffix == ".npy":
-    read = functools.partial(_read_npy, files[0], passage_ids, shard_size)
-  else:
-    columns = (id_column, vector_column)
-    read = functools.partial(_read_parquet, files, columns, shard_size)
+  columns = (id_column, vector_column)
+  read = _choose_reader(files, passage_ids, columns, shard_size)
   dim = _check_parts(read(), pathlib.Path(vectors))
   inputs = [{"name": f.name, "sha256": sha256_file(f)} for f in files]
   identity = {"fingerprint": "unknown", "config": None}
@@ -100,7 +93,7 @@ def import_vectors(
     arguments={
       "vectors": inputs,
       "passage_ids": passage_ids and sha256_file(passage_ids),
-      "columns": [id_column, vector_column],
+      "columns": columns,
       "encoder": identity,
       "dtype": dtype,
       "shard_size": shard_size,
@@ -157,6 +150,22 @@ def _refuse_pickle(path: pathlib.Path, start: bytes, names: str) -> None:
       where=path,
       mend=_CONVERSION.format(names=names),
     )
+
+
+def _choose_reader(
+  files: list[pathlib.Path],
+  passage_ids: str | os.PathLike | None,
+  columns: tuple[str, str],
+  size: int,
+) -> Callable[[], Iterator[_Part]]:
+  """What reads all parts, as often as it is called."""
+  if passage_ids is not None and not pathlib.Path(passage_ids).is_file():
+    raise InputError(
+      "no such file", where=passage_ids, mend="check PASSAGE_IDS"
+    )
+  if files[0].suffix == ".npy":
+    return functools.partial(_read_npy, files[0], passage_ids, size)
+  return functools.partial(_read_parquet, files, columns, size)
 
 
 def _read_npy(
