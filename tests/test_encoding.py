@@ -463,6 +463,25 @@ def test_two_processes_write_the_bytes_of_one(world, tmp_path, monkeypatch):
 # ----------------------------------------------------------------- bad input
 
 
+def test_a_folder_of_passages_is_the_same_as_one_file(world, tmp_path):
+  lines = (world / "passages.tsv").read_text().splitlines(keepends=True)
+  folder = tmp_path / "passages"
+  folder.mkdir()
+  (folder / "a.tsv").write_text("".join(lines[:9]))
+  (folder / "b.tsv").write_text("".join(lines[9:]))
+  options = {"checkpoint_path": world / "model", "tokens_per_batch": 512}
+  one, two = (
+    encode(passages=passages, output_dir=tmp_path / name, **options)
+    for name, passages in (("one", world / "passages.tsv"), ("two", folder))
+  )
+  assert two.manifest["shards"] == one.manifest["shards"]
+  names = [file["name"] for file in two.manifest["inputs"]["passages"]]
+  assert names == ["a.tsv", "b.tsv"]
+  (folder / "b.tsv").write_text("".join(lines[9:]).swapcase())
+  with pytest.raises(InputError, match="a run with another inputs"):
+    encode(passages=folder, output_dir=tmp_path / "two", **options)
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [

@@ -316,6 +316,25 @@ def test_second_call_returns_the_first_ones_work(world):
   assert (world.out / "metrics.json").stat().st_mtime_ns == stamp
 
 
+def test_an_edit_of_the_same_size_is_no_second_call(world):
+  run_evaluation(world)
+  text = world.passages.read_text()
+  world.passages.write_text(text.replace("1605", "1705"))
+  with pytest.raises(InputError, match="a run with another inputs"):
+    run_evaluation(world)
+
+
+def test_a_folder_of_passages_is_the_same_as_one_file(world):
+  folder = world.root / "passages"
+  folder.mkdir()
+  for number, passage in enumerate(PASSAGES):
+    with (folder / f"{number}.tsv").open("w") as file:
+      write_passages(file, [passage])
+  one = run_evaluation(world)
+  many = run_evaluation(world, passages=folder, output_dir=world.root / "many")
+  assert many.metrics == one.metrics
+
+
 def test_same_input_same_bytes(world):
   run_evaluation(world)
   run_evaluation(world, output_dir=world.root / "again")

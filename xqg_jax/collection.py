@@ -35,7 +35,7 @@ class Collection:
   """Input that was read once from end to end and found sound.
 
   Attributes:
-    passages: file of the passages.
+    passages: file or folder of the passages.
     generated_queries: file or folder of the generated queries, if any.
     num_passages: number of passages.
     num_queries: number of generated queries.

@@ -6,9 +6,7 @@ interrupted or not.
 """
 
 import dataclasses
-import itertools
 import os
-import pathlib
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -25,7 +23,7 @@ from xqg_jax.embedder import (
 )
 from xqg_jax.encoding_job import EncodingJob, make_groups
 from xqg_jax.errors import InputError
-from xqg_jax.files import RUN_FILE, sha256_file
+from xqg_jax.files import RUN_FILE, describe_files
 from xqg_jax.locations import Location
 from xqg_jax.models.dual_encoder import (
   DualEncoder,
@@ -35,7 +33,7 @@ from xqg_jax.models.dual_encoder import (
 from xqg_jax.output_folders import claim_location, claim_together
 from xqg_jax.prefetching import prefetch
 from xqg_jax.processes import is_first_process
-from xqg_jax.records import list_shards
+from xqg_jax.records import list_passage_files, list_shards
 from xqg_jax.shards import DTYPES
 from xqg_jax.store import (
   EmbeddingStore,
@@ -147,7 +145,7 @@ def encode(
 
   Args:
     checkpoint_path: the dual encoder.
-    passages: TSV or JSONL file.
+    passages: TSV or JSONL file, or a folder of such.
     output_dir: folder of the store, on disk or in a bucket (`gs://`).
     generated_queries: JSONL file, or folder of such, in any order and for any
       part of the passages; blank queries are left out.
@@ -243,16 +241,11 @@ def _digest_inputs(
   passages: str | os.PathLike, generated_queries: str | os.PathLike | None
 ) -> dict[str, Any]:
   """Names and checksums of the input files."""
-  paths = {"passages": [pathlib.Path(passages)]}
+  inputs = {"passages": describe_files(list_passage_files(passages))}
   if generated_queries is not None:
-    paths["generated_queries"] = list_shards(generated_queries)
-  for path in itertools.chain(*paths.values()):
-    if not path.is_file():
-      raise InputError("no such file", where=path, mend="check the path")
-  return {
-    name: [{"name": f.name, "sha256": sha256_file(f)} for f in files]
-    for name, files in paths.items()
-  }
+    shards = list_shards(generated_queries)
+    inputs["generated_queries"] = describe_files(shards)
+  return inputs
 
 
 def _open_finished(folder: Location) -> EmbeddingStore | None:

@@ -14,12 +14,13 @@ from xqg_jax.examples import choose_examples
 from xqg_jax.files import (
   RUN_FILE,
   claim_output_dir,
+  describe_files,
   read_json,
   sha256_file,
   write_json,
 )
 from xqg_jax.fusion import Augmentation
-from xqg_jax.records import Passage, Question
+from xqg_jax.records import Passage, Question, list_passage_files
 from xqg_jax.results import (
   EXAMPLES_FILE,
   FORMAT_VERSION,
@@ -76,7 +77,7 @@ def evaluate(
     runs: search folders, TREC run files or XOR-Retrieve prediction files
       (`.json`), by the names to show.
     questions: XOR-TyDi JSONL with answers.
-    passages: the passages that were searched.
+    passages: the passages that were searched, a file or a folder of files.
     output_dir: folder to write.
     baseline: name of the run that the others are compared with; the first by
       default.
@@ -175,29 +176,23 @@ def _describe_sources(
   passages: str | os.PathLike,
   qrels: str | os.PathLike | None,
 ) -> dict[str, Any]:
-  """Paths and checksums of the inputs; of the passages, only the size."""
-  _check_file(passages)
-  described = {
+  """Paths and checksums of the inputs."""
+  described: dict[str, Any] = {
     "questions": _describe_file(questions),
-    "passages": {
-      "path": str(passages),
-      "bytes": pathlib.Path(passages).stat().st_size,
-    },
     "runs": {n: _describe_file(find_run_file(p)) for n, p in runs.items()},
   }
   if qrels is not None:
     described["qrels"] = _describe_file(qrels)
+  described["passages"] = {
+    "path": str(passages),
+    "files": describe_files(list_passage_files(passages)),
+  }
   return described
 
 
 def _describe_file(path: str | os.PathLike) -> dict[str, str]:
-  _check_file(path)
-  return {"path": str(path), "sha256": sha256_file(path)}
-
-
-def _check_file(path: str | os.PathLike) -> None:
-  if not pathlib.Path(path).is_file():
-    raise InputError("no such file", where=path, mend="check the path")
+  (described,) = describe_files([path])
+  return {"path": str(path), "sha256": described["sha256"]}
 
 
 def _collect_variants(

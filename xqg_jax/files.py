@@ -9,7 +9,7 @@ import os
 import pathlib
 import shutil
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -133,6 +133,20 @@ def sha256_file(path: str | os.PathLike) -> str:
   """SHA-256 of a file's bytes, in hexadecimal."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_files(paths: Iterable[str | os.PathLike]) -> list[dict[str, str]]:
+  """Names and checksums of input files.
+
+  Raises:
+    InputError: a file is missing.
+  """
+  described = []
+  for path in map(pathlib.Path, paths):
+    if not path.is_file():
+      raise InputError("no such file", where=path, mend="check the path")
+    described.append({"name": path.name, "sha256": sha256_file(path)})
+  return described
 
 
 def fingerprint(value: Any) -> str:
