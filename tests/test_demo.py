@@ -1,27 +1,36 @@
-"""The demo at its smallest, and the making of the generator it starts from."""
+"""The demo and the claims at their smallest, and what the demo starts from."""
 
 import json
+import pathlib
+import re
 
 import pytest
+from shipped_scripts import run_script, write_reproduction
 
 from xqg_jax import demo, demo_pretraining
 from xqg_jax.checkpoints import load_query_generator
+from xqg_jax.files import read_json
 from xqg_jax.records import read_generated_queries
 from xqg_jax.training_pairs import read_training_pairs
 from xqg_jax.xor_mini import iter_passages
 
+ROOT = pathlib.Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  return tmp_path_factory.mktemp("demo") / "demo"
+
+
+def _run_demo(folder):
+  return demo.run_demo(
+    output_dir=str(folder), num_passages=200, generator_steps=2, encoder_steps=4
+  )
+
 
 @pytest.mark.slow
-def test_the_whole_road_at_its_smallest(tmp_path):
-  def run():
-    return demo.run_demo(
-      output_dir=str(tmp_path / "demo"),
-      num_passages=200,
-      generator_steps=2,
-      encoder_steps=4,
-    )
-
-  result = run()
+def test_the_whole_road_at_its_smallest(folder):
+  result = _run_demo(folder)
   assert list(result.metrics["variants"])[:4] == [
     "baseline",
     "augmented",
@@ -33,15 +42,56 @@ def test_the_whole_road_at_its_smallest(tmp_path):
   assert 0 <= cell["p"] <= 1
   queries = [
     row
-    for _, row in read_generated_queries(
-      tmp_path / "demo" / "seed_0" / "generated_queries"
-    )
+    for _, row in read_generated_queries(folder / "seed_0/generated_queries")
   ]
   assert len(queries) == 200
   assert all(len(q) == 5 for row in queries for q in row.queries.values())
-  page = (tmp_path / "demo" / "report" / "report.html").read_text()
+  page = (folder / "report" / "report.html").read_text()
   assert "R@2kt" in page
-  assert run().metrics == result.metrics
+  assert _run_demo(folder).metrics == result.metrics
+  guide = (ROOT / "docs" / "guide" / "first_run.md").read_text()
+  places = re.findall(r"xqg_demo/(seed_0/[\w/.]+)", guide)
+  table = re.findall(r"^\| (`.*?) \|", guide, re.M)
+  places += [
+    f"seed_0/{x}" for row in table for x in re.findall(r"`(.+?)`", row)
+  ]
+  assert len(places) > 12
+  assert [place for place in places if not (folder / place).exists()] == []
+
+
+@pytest.mark.slow
+def test_claims_go_on_from_the_demos_queries(folder, tmp_path, monkeypatch):
+  _run_demo(folder)
+  out = folder / "seed_0"
+  run_script(
+    monkeypatch,
+    "claims",
+    f"--output_dir={out}",
+    "--num_passages=200",
+    "--num_train_questions=280",
+    "--generator_steps=2",
+    "--encoder_steps=2",
+    "--seeds",
+    "0",
+  )
+  figures = read_json(out / "claims.json")
+  claims = figures["claims"]
+  recall = {
+    name: found["variants"]["baseline"]["measures"]["R@2kt"]["macro"]["value"]
+    for name, found in claims.items()
+    if "baseline" in found["variants"]
+  }
+  # One encoder and its searches stand behind these; another behind those.
+  same = ("stronger", "num_queries", "alphas", "control")
+  assert len({recall[name] for name in same}) == 1
+  assert "fi" not in claims["zero_shot"]["languages"]
+  best = claims["num_queries"]["variants"]["5 a language"]["measures"]
+  whole = claims["stronger"]["variants"]["augmented"]["measures"]
+  for measure, found in whole.items():
+    value = best[measure]["macro"]["value"]
+    assert value == pytest.approx(found["macro"]["value"], abs=1e-6)
+  page = write_reproduction(tmp_path, "claims", out / "claims.json")
+  assert "200 passages of `xor_mini`" in page
 
 
 @pytest.mark.slow
