@@ -1,7 +1,9 @@
 """The stage `index`: tuning, checksums, damage, small corpora."""
 
 import json
+import os
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -20,7 +22,7 @@ from xqg_jax.index_tuning import (
 )
 from xqg_jax.indexing import build_index, open_index
 from xqg_jax.locations import Location
-from xqg_jax.scann_index import ScannIndex
+from xqg_jax.scann_index import ScannError, ScannIndex
 from xqg_jax.shards import ShardArrays
 from xqg_jax.store import open_store, write_manifest
 
@@ -146,6 +148,16 @@ def test_moved_index_with_its_store_still_opens(copy, index):
     )
     assert moved.embeddings == Location.of(copy.parent.resolve() / "store")
     assert moved.fingerprint == index.fingerprint
+
+
+def test_a_crash_of_scann_lasts_for_one_search(copy):
+  queries = clustered(5, seed=1)
+  with open_index(copy) as opened:
+    expected = opened.search(queries, 20)[1]
+    os.kill(opened._loaded["scann"].worker_pid, signal.SIGKILL)
+    with pytest.raises(ScannError, match="SIGKILL"):
+      opened.search(queries, 20)
+    np.testing.assert_array_equal(opened.search(queries, 20)[1], expected)
 
 
 def test_numbers_given_are_kept(store, tmp_path):

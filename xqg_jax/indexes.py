@@ -31,7 +31,12 @@ from xqg_jax.neighbors import (
   merge_processes,
   take_turn,
 )
-from xqg_jax.scann_index import BUILD_AGAIN, ScannIndex, ScannParameters
+from xqg_jax.scann_index import (
+  BUILD_AGAIN,
+  ScannError,
+  ScannIndex,
+  ScannParameters,
+)
 from xqg_jax.vector_checks import check_queries
 
 FORMAT_VERSION = 1
@@ -218,6 +223,10 @@ class Index:
       self._loaded[shard["name"]] = index
     try:
       return shift_rows(index.search(queries, k), shard["start"])
+    except ScannError:
+      # Its process is gone, as a rule: the next search starts another.
+      self._loaded.pop(shard["name"], None)
+      raise
     finally:
       if shard["name"] not in self._loaded:
         index.close()
