@@ -195,6 +195,30 @@ def test_non_finite_scores_never_win_on_accelerators(accelerator):
     search_exact(np.ones((1, 2), np.float32), [(0, huge)], 1)
 
 
+def test_a_score_of_nan_on_one_of_several_devices_is_refused(tmp_path):
+  # Of the first passage one product is infinite, and the other minus that.
+  passages = np.array([[3e38], [1]], np.float32)
+  counts = np.ones((2, 1), np.int32)
+  arrays = ShardArrays(["a", "b"], passages, -passages[:, None], counts)
+  store = open_store(write_store(tmp_path / "store", arrays))
+  queries = np.full((1, 1), 3e38, np.float32)
+  variants = [Augmentation(reduction="sum", alpha=0.5)]
+  for devices in (jax.devices()[:1], jax.devices()[:2]):
+    with pytest.raises(InputError, match="score of query 0 is not finite"):
+      score_variants(queries, store, variants, 1, devices=devices)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_nan_beats_every_score_whatever_its_sign(sign):
+  nothing = jax.tree.map(lambda x: x[0], exact_search.no_best(1, 1, 1))
+  similarity = np.copysign(np.array([[1, np.nan, 2]], np.float32), sign)
+  best = exact_search.merge_columns(
+    nothing, *map(jax.numpy.asarray, (similarity, 0, 3)), 1
+  )
+  assert best.scores.tolist() == [[np.inf]]
+  assert best.rows.tolist() == [[1]]
+
+
 def test_recall_target_and_bfloat16_are_settings(accelerator, monkeypatch):
   asked = []
 

@@ -122,7 +122,9 @@ def merge_columns(
 ) -> Best:
   """Merges one block's similarities into the best rows of one variant."""
   is_valid = jnp.arange(similarity.shape[1]) < num_valid
-  masked = jnp.where(is_valid, similarity, -jnp.inf)
+  # NaN has to win, to be refused; sorts have it first or last by its sign.
+  wins = jnp.where(jnp.isnan(similarity), jnp.inf, similarity)
+  masked = jnp.where(is_valid, wins, -jnp.inf)
   scores, columns = _top_columns(masked, k, recall_target)
   # The rows found earlier come first: they are lower, and win ties.
   scores = jnp.concatenate([best.scores, scores], axis=1)
