@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -277,6 +278,18 @@ def test_vectors_are_written_in_blocks_and_checked(tmp_path):
     scann_index.write_vectors(
       path, [(0, CORPUS[:3]), (3, bad)], num_vectors=6, dim=DIM
     )
+
+
+def test_a_full_disk_is_one_line(tmp_path):
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+  try:
+    with pytest.raises(InputError, match=r"v.npy: cannot be written.*room"):
+      scann_index.write_vectors(
+        tmp_path / "v.npy", [(0, CORPUS)], num_vectors=len(CORPUS), dim=DIM
+      )
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_messages_round_trip_and_hold_no_pickle():

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from xqg_jax import scann_worker
 from xqg_jax.errors import InputError, NativeError
 from xqg_jax.files import atomic_path, sha256_file
+from xqg_jax.locations import cannot_write
 from xqg_jax.vector_checks import check_queries, check_vectors
 
 # ScaNN's hashing needs 16 vectors, and a tree over so few saves nothing.
@@ -87,18 +88,22 @@ def write_vectors(
   num_vectors: int,
   dim: int,
 ) -> None:
-  """Writes the blocks of a corpus as one float32 .npy file.
+  """Writes the blocks of a corpus, in order, as one float32 .npy file.
 
   Raises:
-    InputError: a vector that is not finite.
+    InputError: a vector that is not finite, or a full disk.
   """
-  out = np.lib.format.open_memmap(
-    path, mode="w+", dtype=np.float32, shape=(num_vectors, dim)
-  )
-  for start, vectors in blocks:
-    check_vectors(vectors, "passage", first_row=start)
-    out[start : start + len(vectors)] = vectors
-  out.flush()
+  shape = (num_vectors, dim)
+  header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+  try:
+    # Not by a memory map: a full disk would end the process without a word.
+    with open(path, "wb") as file:
+      np.lib.format.write_array_header_1_0(file, header)
+      for start, vectors in blocks:
+        check_vectors(vectors, "passage", first_row=start)
+        file.write(np.ascontiguousarray(vectors, "<f4").data)
+  except OSError as error:
+    raise cannot_write(path, error) from None
 
 
 # ----------------------------------------------------------------- the worker
