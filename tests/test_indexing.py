@@ -356,6 +356,23 @@ def test_no_index_and_no_manifest_of_an_index_are_refused(store, tmp_path):
     open_index(store)
 
 
+@pytest.mark.parametrize(
+  "bounds",
+  [
+    [(0, 700)],
+    [(0, 700), (701, 799)],
+    [(0, 700), (700, 801)],
+    [(0, 1500), (0, 9)],
+  ],
+)
+def test_shards_that_are_not_all_rows_are_refused(tmp_path, index, bounds):
+  shards = [{"start": start, "rows": rows} for start, rows in bounds]
+  manifest = {**index.manifest, "shards": shards}
+  (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+  with pytest.raises(InputError, match="shards do not hold rows 0 to 1500"):
+    open_index(tmp_path)
+
+
 # --------------------------------------------------------------------- tuning
 
 

@@ -181,6 +181,25 @@ def test_damaged_ids_are_found(tmp_path, harm):
     _ = opened.passage_ids
 
 
+@pytest.mark.parametrize("rows", [3, 5])
+def test_a_wrong_number_of_rows_is_found(tmp_path, rows):
+  folder = tmp_path / "store"
+  write_store(folder, [make_arrays(4)])
+  record_file = folder / "shard-00000" / "shard.json"
+  record = json.loads(record_file.read_text())
+  record_file.write_text(json.dumps(record | {"rows": rows}))
+  assert shards.read_shard_record(folder, 0) is None
+  manifest_file = folder / "manifest.json"
+  manifest = json.loads(manifest_file.read_text())
+  manifest_file.write_text(json.dumps(manifest | {"num_passages": rows}))
+  with pytest.raises(InputError, match=f"{rows} passages, and 4 in shards"):
+    store.open_store(folder)
+  manifest["shards"][0]["rows"] = rows
+  manifest_file.write_text(json.dumps(manifest | {"num_passages": rows}))
+  with pytest.raises(InputError, match=f"4 rows instead of {rows}"):
+    store.open_store(folder).verify()
+
+
 def test_damaged_shard_record_counts_as_absent(tmp_path):
   write_store(tmp_path / "store", [make_arrays(4)])
   (tmp_path / "store" / "shard-00000" / "shard.json").write_text("{")

@@ -53,9 +53,11 @@ def test_verify_names_every_damaged_part(folder, capsys):
 def test_verify_counts_rows(folder):
   manifest = json.loads((folder / "manifest.json").read_text())
   manifest["shards"][1]["rows"] = 5
-  (folder / "manifest.json").write_text(json.dumps(manifest))
-  with pytest.raises(InputError, match="3 rows instead of 5"):
-    verify_store(store=folder)
+  for count, message in ((7, "7 passages, and 9 in"), (9, "3 rows instead of")):
+    manifest["num_passages"] = count
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(InputError, match=message):
+      verify_store(store=folder)
 
 
 def test_info(folder, capsys):

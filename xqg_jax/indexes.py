@@ -12,6 +12,7 @@ fresh_rows.npy    and their rows
 
 import dataclasses
 import functools
+import itertools
 import os
 import pathlib
 from collections.abc import Mapping
@@ -321,7 +322,8 @@ def open_index(path: str | os.PathLike) -> Index:
   """Opens an index: reads its manifest, and nothing else yet.
 
   Raises:
-    InputError: no finished index there, or one of another format.
+    InputError: no finished index there, one of another format, or one whose
+      shards are not all its rows.
   """
   path = pathlib.Path(path)
   if not (path / MANIFEST_FILE).exists():
@@ -338,4 +340,18 @@ def open_index(path: str | os.PathLike) -> Index:
       where=path / MANIFEST_FILE,
       mend="build the index with this version and a new OUTPUT_DIR",
     )
-  return Index(path, manifest)
+  index = Index(path, manifest)
+  if "shards" in manifest:
+    _check_shards(index)
+  return index
+
+
+def _check_shards(index: Index) -> None:
+  starts = [shard["start"] for shard in index.shards]
+  ends = itertools.accumulate(shard["rows"] for shard in index.shards)
+  if [*starts, index.num_passages] != [0, *ends]:
+    raise InputError(
+      f"the shards do not hold rows 0 to {index.num_passages} in order",
+      where=index.path / MANIFEST_FILE,
+      mend=BUILD_AGAIN,
+    )

@@ -202,7 +202,7 @@ def read_shard_record(
 
 
 def check_shard(folder: Location, record: Mapping[str, Any]) -> None:
-  """Reads everything in a shard and compares the checksums.
+  """Reads everything in a shard; compares checksums and numbers of rows.
 
   Raises:
     InputError: a damaged or missing array; the message names it.
@@ -212,18 +212,21 @@ def check_shard(folder: Location, record: Mapping[str, Any]) -> None:
 
 
 def read_checked(folder: Location, record: Mapping[str, Any], name: str) -> Any:
-  """Reads one array, or the ids, of a shard and compares its checksum.
+  """Reads one array, or the ids, of a shard; compares checksum and rows.
 
   Raises:
-    InputError: the array is missing or damaged.
+    InputError: the array is missing or damaged, or has not the rows noted.
   """
   place = folder / record["name"] / name
   if name == "passage_ids":
-    return _read_ids(folder / record["name"] / IDS_FILE, record)
-  array = read_array(place)
-  if _array_digest(array) != record["sha256"][name]:
-    raise _damaged(place, "differs from its checksum")
-  return array
+    values = _read_ids(folder / record["name"] / IDS_FILE, record)
+  else:
+    values = read_array(place)
+    if _array_digest(values) != record["sha256"][name]:
+      raise _damaged(place, "differs from its checksum")
+  if len(values) != record["rows"]:
+    raise _damaged(place, f"{len(values)} rows instead of {record['rows']}")
+  return values
 
 
 def _read_ids(file: Location, record: Mapping[str, Any]) -> list[str]:

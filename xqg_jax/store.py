@@ -176,7 +176,7 @@ class EmbeddingStore:
       yield counts
 
   def verify(self) -> None:
-    """Reads everything and compares every checksum.
+    """Reads everything and compares every checksum and number of rows.
 
     Raises:
       InputError: a damaged or missing array; the message names it.
@@ -217,7 +217,8 @@ def open_store(path: str | os.PathLike) -> EmbeddingStore:
     path: its folder, on disk or in a bucket (`gs://`).
 
   Raises:
-    InputError: no folder, no finished store in it, or one of another format.
+    InputError: no folder, no finished store in it, one of another format, or
+      a manifest whose counts of passages do not agree.
   """
   folder = Location.of(path)
   manifest = (folder / MANIFEST_FILE).read_json()
@@ -235,5 +236,12 @@ def open_store(path: str | os.PathLike) -> EmbeddingStore:
       f"{FORMAT_VERSION} (found {manifest.get('format_version')!r})",
       where=folder / MANIFEST_FILE,
       mend="encode again with this version",
+    )
+  num_rows = sum(record["rows"] for record in manifest["shards"])
+  if manifest["num_passages"] != num_rows:
+    raise InputError(
+      f"notes {manifest['num_passages']} passages, and {num_rows} in shards",
+      where=folder / MANIFEST_FILE,
+      mend="run the same encode command again to mend it",
     )
   return EmbeddingStore(folder, manifest)
