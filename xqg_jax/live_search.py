@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int
 
-from xqg_jax.augmentation import AugmentedView, open_view
+from xqg_jax.augmentation import AugmentedView
 from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.embedder import Embedder, make_batches
 from xqg_jax.errors import InputError
@@ -334,13 +334,7 @@ class LiveSearch:
 
 
 def _open_indexed_view(index: Index) -> AugmentedView:
-  view = open_view(index.embeddings)
-  if view.fingerprint != index.manifest["embeddings_fingerprint"]:
-    raise InputError(
-      "the embeddings are not those that were indexed",
-      where=index.embeddings,
-      mend="build the index again",
-    )
+  view = index.open_embeddings()
   if not view.num_passages:
     raise InputError(
       "the index is empty", where=index.path, mend="encode some passages"
