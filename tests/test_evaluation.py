@@ -308,6 +308,20 @@ def test_examples(world):
   assert [p["has_answer"] for p in after] == [True, False]
 
 
+def test_examples_mark_only_the_answers_that_are_scored(world):
+  question = Question("q2", "Milloin Vaasa?", "fi", ("no", "1606"))
+  with world.questions.open("w") as file:
+    write_questions(file, [*QUESTIONS[:1], question, *QUESTIONS[2:]])
+  text = world.passages.read_text()
+  world.passages.write_text(text.replace("Nothing is", "There is no thing"))
+  run_evaluation(world)
+  examples = json.loads((world.out / "examples.json").read_text())
+  won = next(e for e in examples["won"] if e["id"] == "q2")
+  before, _ = won["passages"]
+  assert "no thing" in before[0]["text"]
+  assert [p["has_answer"] for p in before] == [False, False, True]
+
+
 def test_second_call_returns_the_first_ones_work(world):
   first = run_evaluation(world)
   stamp = (world.out / "metrics.json").stat().st_mtime_ns

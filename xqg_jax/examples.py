@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from xqg_jax.comparison import Scores
+from xqg_jax.measures import scored_answers
 from xqg_jax.records import Passage, Question
 from xqg_jax.relevance import contains_answer
 from xqg_jax.runs import Run, sort_neighbors
@@ -92,7 +93,7 @@ def _show_passages(
       "title": passages[passage_id].title,
       "text": passages[passage_id].text,
       "has_answer": contains_answer(
-        passages[passage_id].text, question.answers
+        passages[passage_id].text, scored_answers(question)
       ),
     }
     for passage_id in ranked[:NUM_PASSAGES]
