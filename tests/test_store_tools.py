@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 import tiny_store
+from documentation import ROOT
 from test_store import DIM, GROUPS, flip_bit, make_arrays, write_store
 
 from xqg_jax import cli, store
@@ -155,6 +156,17 @@ def test_export_of_a_damaged_store_leaves_no_vectors(folder, tmp_path):
   with pytest.raises(InputError, match="differs from its checksum"):
     export_store(store=folder, output_dir=tmp_path / "out")
   assert [p.name for p in (tmp_path / "out").iterdir()] == ["run.json"]
+
+
+def test_the_guides_line_for_tevatron_keeps_ids_with_blanks(tmp_path):
+  vectors = np.ones((2, 3), np.float32)
+  np.save(tmp_path / "embeddings.npy", vectors)
+  (tmp_path / "passage_ids.txt").write_text("a b\nc\n")
+  page = (ROOT / "docs" / "guide" / "encoding.md").read_text()
+  command = re.search(r'python -c "(.*pickle\.dump.*)"', page).group(1)
+  subprocess.run([sys.executable, "-c", command], cwd=tmp_path, check=True)
+  _, ids = pickle.loads((tmp_path / "corpus.pkl").read_bytes())
+  assert ids == ["a b", "c"]
 
 
 # --------------------------------------------------------------------- import
