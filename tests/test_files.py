@@ -1,6 +1,7 @@
 """Atomic writes, claimed folders, damaged and missing files."""
 
 import gzip
+import multiprocessing
 
 import pytest
 
@@ -84,6 +85,59 @@ def test_claim_goes_on_with_the_same_run_only(tmp_path):
     )
   with pytest.raises(InputError, match="already holds a run of `augment`"):
     files.claim_output_dir(folder, stage="encode", arguments=arguments)
+
+
+ROUNDS = 60
+
+
+def claim_in_step(folder, who, barrier, told):
+  """Claims folder after folder, each at the moment the other process does."""
+  lines = []
+  for number in range(ROUNDS):
+    arguments = {"who": who if number % 2 else "both"}
+    barrier.wait()
+    try:
+      claimed = files.claim_output_dir(
+        folder / str(number), stage="encode", arguments=arguments
+      )
+      with files.lock_folder(claimed):
+        lines.append("done")
+    except Exception as error:  # a traceback, were it no InputError
+      lines.append(f"{type(error).__name__}: {error}")
+  told.put((who, lines))
+
+
+def test_two_processes_that_start_at_once(tmp_path):
+  context = multiprocessing.get_context("spawn")
+  barrier, told = context.Barrier(2, timeout=60), context.SimpleQueue()
+  started = [
+    context.Process(target=claim_in_step, args=(tmp_path, who, barrier, told))
+    for who in ("one", "two")
+  ]
+  for process in started:
+    process.start()
+  lines = dict(told.get() for _ in started)
+  for process in started:
+    process.join()
+  for number, pair in enumerate(zip(lines["one"], lines["two"], strict=True)):
+    done = [who for who in lines if lines[who][number] == "done"]
+    folder = tmp_path / str(number)
+    owner = files.read_json(folder / "run.json")["arguments"]["who"]
+    assert sorted(p.name for p in folder.iterdir()) == [".lock", "run.json"]
+    if number % 2:
+      # The first of two different runs has it; the other is told so.
+      assert done == [owner]
+      refused = "InputError: {}: output folder already holds a run with another"
+    else:
+      refused = "InputError: {}: another process is writing this folder"
+    for line in pair:
+      assert line == "done" or line.startswith(refused.format(folder))
+
+
+def test_claim_goes_on_where_a_kill_left_one_begun(tmp_path):
+  (tmp_path / ".run.json.0a1b.partial").write_text("{")
+  files.claim_output_dir(tmp_path, stage="encode", arguments={})
+  assert files.read_json(tmp_path / "run.json")["stage"] == "encode"
 
 
 def test_claim_refuses_a_folder_with_something_else(tmp_path):

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import shutil
+import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -73,8 +74,12 @@ def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
 
 def write_json(path: str | os.PathLike, value: Any) -> None:
   """Writes JSON atomically, keys in the order given, two-space indent."""
+  write_text(path, _format_json(value))
+
+
+def _format_json(value: Any) -> str:
   text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
-  write_text(path, text + "\n")
+  return text + "\n"
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -180,24 +185,40 @@ def claim_output_dir(
     json.dumps({"stage": stage, "arguments": dict(arguments)}, default=str)
   )
   run_file = folder / RUN_FILE
-  if run_file.exists():
-    check_same_run(read_json(run_file), claim, where=folder)
-  elif folder.exists() and not _is_empty(folder):
-    raise InputError(
-      "output folder is not empty and holds no run of this stage",
-      where=folder,
-      mend="choose another OUTPUT_DIR",
-    )
-  else:
+  if not run_file.exists():
+    is_free = not folder.exists() or _is_empty(folder)
+    # Another process may have claimed and filled it just now.
+    if not is_free and not run_file.exists():
+      raise InputError(
+        "output folder is not empty and holds no run of this stage",
+        where=folder,
+        mend="choose another OUTPUT_DIR",
+      )
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(run_file, claim)
+    _write_once(run_file, _format_json(claim))
+  check_same_run(read_json(run_file), claim, where=folder)
   return folder
 
 
+def _write_once(path: pathlib.Path, text: str) -> None:
+  """Writes a file atomically; of several processes the first one wins."""
+  partial = partial_path(path.with_name(f"{path.name}.{uuid.uuid4().hex}"))
+  try:
+    partial.write_text(text, encoding="utf-8")
+    try:
+      os.link(partial, path)
+    except FileExistsError:
+      return
+    except OSError:  # a file system without hard links
+      partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
 def _is_empty(folder: pathlib.Path) -> bool:
-  """Whether nothing is in a folder but what a kill left of an earlier claim."""
-  begun = partial_path(folder / RUN_FILE)
-  return folder.is_dir() and all(path == begun for path in folder.iterdir())
+  """Whether nothing is in a folder but what claims begin with."""
+  begun = f".{RUN_FILE}*.partial"
+  return folder.is_dir() and all(p.match(begun) for p in folder.iterdir())
 
 
 def check_same_run(
