@@ -17,6 +17,7 @@ from test_store import DIM, GROUPS, flip_bit, make_arrays, write_store
 from xqg_jax import cli, store
 from xqg_jax.augmentation import augment, open_view
 from xqg_jax.errors import InputError
+from xqg_jax.files import lock_folder
 from xqg_jax.locations import Location
 from xqg_jax.shards import read_shard_record
 from xqg_jax.store_export import export_store
@@ -155,7 +156,25 @@ def test_export_of_a_damaged_store_leaves_no_vectors(folder, tmp_path):
   flip_bit(folder / "shard-00001" / "passages" / "c" / "0" / "0")
   with pytest.raises(InputError, match="differs from its checksum"):
     export_store(store=folder, output_dir=tmp_path / "out")
-  assert [p.name for p in (tmp_path / "out").iterdir()] == ["run.json"]
+  names = sorted(p.name for p in (tmp_path / "out").iterdir())
+  assert names == [".lock", "run.json"]
+
+
+def test_two_exports_into_one_folder(folder, tmp_path, monkeypatch):
+  write = np.lib.format.write_array_header_1_0
+
+  def start_another(file, header):
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="another process is writing"):
+      export_store(store=folder, output_dir=tmp_path / "out")
+    write(file, header)
+
+  monkeypatch.setattr(np.lib.format, "write_array_header_1_0", start_another)
+  out = export_store(store=folder, output_dir=tmp_path / "out")
+  assert len(np.load(out / "embeddings.npy")) == 7
+  # What is finished needs no lock.
+  with lock_folder(out):
+    export_store(store=folder, output_dir=out)
 
 
 def test_the_guides_line_for_tevatron_keeps_ids_with_blanks(tmp_path):

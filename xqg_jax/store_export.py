@@ -12,7 +12,12 @@ from jaxtyping import Float32
 
 from xqg_jax.augmentation import AugmentedView, open_view
 from xqg_jax.errors import InputError
-from xqg_jax.files import atomic_path, claim_output_dir, write_json
+from xqg_jax.files import (
+  atomic_path,
+  claim_output_dir,
+  lock_folder,
+  write_json,
+)
 from xqg_jax.locations import cannot_write
 
 FORMATS = ("numpy", "parquet", "faiss")
@@ -46,7 +51,8 @@ def export_store(
     The folder.
 
   Raises:
-    InputError: no such store, a damaged one, a full disk, or no pyarrow.
+    InputError: no such store, a damaged one, a full disk, no pyarrow, or
+      another process that writes there.
   """
   if format not in FORMATS:
     raise InputError(
@@ -58,8 +64,13 @@ def export_store(
     stage="store export",
     arguments={"view_fingerprint": view.fingerprint, "format": format},
   )
-  if (folder / MANIFEST_FILE).exists():
-    return folder
+  if not (folder / MANIFEST_FILE).exists():
+    with lock_folder(folder):
+      _write(view, folder, format)
+  return folder
+
+
+def _write(view: AugmentedView, folder: pathlib.Path, format: str) -> None:
   writers: dict[str, Callable[[AugmentedView, pathlib.Path], None]] = {
     "numpy": _write_numpy,
     "faiss": _write_faiss,
@@ -79,7 +90,6 @@ def export_store(
       "encoder_fingerprint": view.store.encoder_fingerprint,
     },
   )
-  return folder
 
 
 def _stream(
