@@ -169,3 +169,16 @@ def test_a_single_question_is_a_single_row():
   assert embedder.choose_rows_per_batch(
     max_length=32, mesh=mesh, max_tokens=32
   ) == {96: 1}
+
+
+def test_batches_follow_the_cores_that_taskset_gives(monkeypatch):
+  mesh = embedder.sharding.make_mesh(devices=jax.devices()[:1])
+  for cores in (1, 6):
+    monkeypatch.setattr(
+      embedder.os,
+      "sched_getaffinity",
+      lambda _, cores=cores: set(range(cores)),
+      raising=False,
+    )
+    rows = embedder.choose_rows_per_batch(max_length=128, mesh=mesh)
+    assert rows[128] == cores * 512 // 128

@@ -85,7 +85,7 @@ def choose_rows_per_batch(
   if row_lengths is None:
     row_lengths = _CPU_ROW_LENGTHS if is_cpu else _ACCELERATOR_ROW_LENGTHS
   if tokens_per_batch is None:
-    on_cpu = _TOKENS_PER_CORE * (os.cpu_count() or 1)
+    on_cpu = _TOKENS_PER_CORE * _count_cores()
     on_accelerators = _TOKENS_PER_ACCELERATOR * num_devices
     tokens_per_batch = on_cpu if is_cpu else on_accelerators
   if max_tokens is not None:
@@ -96,6 +96,13 @@ def choose_rows_per_batch(
     length: num_devices * max(1, tokens_per_batch // (length * num_devices))
     for length in lengths
   }
+
+
+def _count_cores() -> int:
+  """Cores that this process may use, of which `taskset` gives it fewer."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1  # macOS
 
 
 def make_batches(
