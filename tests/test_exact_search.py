@@ -17,6 +17,12 @@ from xqg_jax.store import open_store
 from xqg_jax.variant_search import score_variants
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["float32", "rounded"])
+def _products(request, monkeypatch):
+  """On a CPU first without, and then with a scan in bfloat16."""
+  monkeypatch.setattr(exact_search, "has_fast_bfloat16", lambda: request.param)
+
+
 def _blocks(corpus, size):
   return [(i, corpus[i : i + size]) for i in range(0, len(corpus), size)]
 
@@ -227,6 +233,7 @@ def test_recall_target_and_bfloat16_are_settings(accelerator, monkeypatch):
     return jax.lax.top_k(scores, k)
 
   monkeypatch.setattr(jax.lax, "approx_max_k", approximate)
+  exact_search._update.clear_cache()
   rng = np.random.default_rng(2)
   corpus = rng.standard_normal((300, 16)).astype(np.float32)
   queries = rng.standard_normal((3, 16)).astype(np.float32)

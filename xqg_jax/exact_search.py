@@ -14,10 +14,10 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, BFloat16, Float, Int
 
 from xqg_jax.errors import InputError
-from xqg_jax.host_selection import GROUP, HostSelection
+from xqg_jax.host_selection import GROUP, Approximation, HostSelection
 from xqg_jax.neighbors import (
   Neighbors,
   cut_padding,
@@ -25,6 +25,14 @@ from xqg_jax.neighbors import (
   merge_neighbors,
   merge_processes,
   take_turn,
+)
+from xqg_jax.rounded_scan import (
+  Rounded,
+  bound_errors,
+  has_fast_bfloat16,
+  round_passages,
+  round_queries,
+  score_pairs,
 )
 from xqg_jax.vector_checks import check_queries, check_vectors
 
@@ -176,10 +184,26 @@ def _multiply(
   dtype: str,
 ) -> tuple[Float[Array, "queries columns"], Float[Array, "queries groups"]]:
   """Scores in whole groups of columns, and the maximum of each group."""
-  scores = dot(queries, passages, dtype)
+  return _group_scores(dot(queries, passages, dtype))
+
+
+@jax.jit
+def _multiply_rounded(
+  queries: BFloat16[Array, "queries dim"],
+  passages: BFloat16[Array, "dim rows"],
+) -> tuple[Float[Array, "queries columns"], Float[Array, "queries groups"]]:
+  """As `_multiply`, of rounded vectors."""
+  return _group_scores(
+    jnp.matmul(queries, passages, preferred_element_type=jnp.float32)
+  )
+
+
+def _group_scores(
+  scores: Float[Array, "queries rows"],
+) -> tuple[Float[Array, "queries columns"], Float[Array, "queries groups"]]:
   if missing := -scores.shape[1] % GROUP:
     scores = jnp.pad(scores, ((0, 0), (0, missing)), constant_values=-jnp.inf)
-  return scores, scores.reshape(len(queries), -1, GROUP).max(axis=-1)
+  return scores, scores.reshape(len(scores), -1, GROUP).max(axis=-1)
 
 
 # ------------------------------------------------------------------ streaming
@@ -257,6 +281,14 @@ class _AcceleratorSearch:
     return join_batches([(b.scores[0], b.rows[0]) for b in self._best])
 
 
+class _CpuBatch(NamedTuple):
+  """Some of the queries on a CPU, also rounded where that is faster."""
+
+  queries: Float[Array, "batch dim"]
+  rounded: Rounded | None
+  selection: HostSelection
+
+
 class _CpuSearch:
   """Multiplies by tiles; the host chooses while the next one is multiplied."""
 
@@ -270,12 +302,15 @@ class _CpuSearch:
     settings: ExactSettings,
   ):
     del capacity
-    self._device, self._settings = device, settings
-    self._batches = batch_queries(queries, device)
-    size = len(self._batches[0])
-    self._selections = [
-      HostSelection(size, k, first_query=number * size)
-      for number in range(len(self._batches))
+    self._device, self._dtype = device, settings.dtype
+    self._is_rounded = self._dtype == "float32" and has_fast_bfloat16()
+    self._batches = [
+      _CpuBatch(
+        batch,
+        round_queries(batch) if self._is_rounded else None,
+        HostSelection(len(batch), k, first_query=number * len(batch)),
+      )
+      for number, batch in enumerate(batch_queries(queries, device))
     ]
     self._waiting = None
 
@@ -283,22 +318,37 @@ class _CpuSearch:
     for first in range(0, len(vectors), _TILE):
       tile = np.asarray(vectors[first : first + _TILE], np.float32)
       passages = jax.device_put(tile, self._device)
-      bounds = {"start": start + first, "num_rows": len(tile)}
-      for selection, batch in zip(self._selections, self._batches, strict=True):
-        products = _multiply(batch, passages, dtype=self._settings.dtype)
+      rounded = round_passages(passages) if self._is_rounded else None
+      for batch in self._batches:
+        if rounded is None:
+          products = _multiply(batch.queries, passages, dtype=self._dtype)
+        else:
+          products = _multiply_rounded(batch.rounded.vectors, rounded.vectors)
         self._select()
-        self._waiting = selection, products, bounds
+        self._waiting = batch, products, tile, rounded, start + first
 
   def _select(self) -> None:
     """Looks at the products before those that are being computed."""
-    if self._waiting:
-      selection, products, bounds = self._waiting
-      selection.add(*map(np.asarray, products), **bounds)
+    if not self._waiting:
+      return
+    batch, products, tile, rounded, start = self._waiting
+    approximation = None
+    if rounded is not None:
+      approximation = Approximation(
+        bound_errors(batch.rounded, rounded),
+        functools.partial(score_pairs, np.asarray(batch.queries), tile),
+      )
+    batch.selection.add(
+      *map(np.asarray, products),
+      start=start,
+      num_rows=len(tile),
+      approximation=approximation,
+    )
 
   def finish(self) -> Neighbors:
     self._select()
     self._waiting = None
-    return join_batches([s.finish() for s in self._selections])
+    return join_batches([batch.selection.finish() for batch in self._batches])
 
 
 def search_exact(

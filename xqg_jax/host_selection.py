@@ -5,7 +5,8 @@ tile few scores can still be among the best: a group of columns whose maximum
 does not beat the query's k-th best score so far is never looked into.
 """
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -14,6 +15,19 @@ from xqg_jax.neighbors import refuse_score
 
 # Columns of which a product returns the maximum beside the scores.
 GROUP = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Approximation:
+  """What to do about scores that are not exact.
+
+  Attributes:
+    errors: how far a query's scores are from the exact ones at most.
+    score_exactly: of queries and columns, the exact scores.
+  """
+
+  errors: Float[np.ndarray, "queries 1"]
+  score_exactly: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class HostSelection:
@@ -42,6 +56,7 @@ class HostSelection:
     *,
     start: int,
     num_rows: int,
+    approximation: Approximation | None = None,
   ) -> None:
     """Takes the scores of further rows.
 
@@ -50,21 +65,25 @@ class HostSelection:
       maxima: of each group of `GROUP` columns.
       start: the first row.
       num_rows: how many of the columns are rows.
+      approximation: how to get exact scores, if these are not.
 
     Raises:
       InputError: a score is NaN.
     """
     self._num_rows += num_rows
+    errors = approximation.errors if approximation else np.float32(0)
     lower = self._threshold
     if not self._scores.shape[1] and maxima.shape[1] > self._k:
       # k groups hold a score at least as large as the k-th largest maximum.
       lower = np.partition(maxima, -self._k, axis=1)[:, -self._k, None]
-      lower = np.nextafter(lower, np.float32(-np.inf))
-    found, columns, values = _find_above(scores, maxima, lower)
+      lower = np.nextafter(lower - errors, np.float32(-np.inf))
+    found, columns, values = _find_above(scores, maxima, lower - errors)
     is_row = columns < num_rows
     if not is_row.any():
       return
     found, columns, values = (part[is_row] for part in (found, columns, values))
+    if approximation:
+      values = approximation.score_exactly(found, columns)
     if np.isnan(values).any():
       query = found[np.argmax(np.isnan(values))]
       raise refuse_score(self._first_query + int(query))
