@@ -185,7 +185,9 @@ def list_ours_exact(
 ) -> tuple[dict[str, float], dict[str, Search]]:
   """Our exact search, streamed over blocks of the corpus."""
   from xqg_jax.exact_search import BLOCK_SIZE, search_exact
+  from xqg_jax.host_memory import keep_freed_memory
 
+  keep_freed_memory()  # as the command line does
   corpus = np.load(folder / "corpus.npy")
   blocks = [
     (start, corpus[start : start + BLOCK_SIZE])

@@ -50,7 +50,9 @@ def test_what_rounding_takes_away_is_measured():
   assert (float(columns.lengths), float(columns.losses)) == (1 + 2**-8, 2**-8)
 
 
-def test_scores_that_rounding_cannot_tell_apart(monkeypatch):
+@pytest.mark.parametrize("k", [3, 25])
+@pytest.mark.parametrize("block_size", [480, 130])
+def test_scores_that_rounding_cannot_tell_apart(monkeypatch, block_size, k):
   """Passages in heaps, much closer to each other than bfloat16 can say."""
   monkeypatch.setattr(exact_search, "_TILE", 64)
   monkeypatch.setattr(exact_search, "has_fast_bfloat16", lambda: True)
@@ -59,17 +61,19 @@ def test_scores_that_rounding_cannot_tell_apart(monkeypatch):
   corpus[7] = corpus[300]  # a tie, to the bit
   queries = _draw(30, 48, 4)
   rounded = queries.astype(jnp.bfloat16) @ corpus.astype(jnp.bfloat16).T
-  scores, rows = search_exact(queries, [(0, corpus)], 25)
+  starts = range(0, 480, block_size)
+  blocks = [(start, corpus[start : start + block_size]) for start in starts]
+  scores, rows = search_exact(queries, blocks, k)
   pairs = np.indices((30, 480)).reshape(2, -1)
   all_scores = score_pairs(queries, corpus, *pairs).reshape(30, 480)
-  expected = np.argsort(-all_scores, axis=1, kind="stable")[:, :25]
+  expected = np.argsort(-all_scores, axis=1, kind="stable")[:, :k]
   np.testing.assert_array_equal(rows, expected)
   np.testing.assert_array_equal(
     scores, np.take_along_axis(all_scores, expected, axis=1)
   )
   # Without the second look others would have been found.
-  naive = np.argsort(-np.asarray(rounded, np.float32), axis=1)[:, :25]
-  assert (naive != expected).any(axis=1).all()
+  naive = np.argsort(-np.asarray(rounded, np.float32), axis=1)[:, :k]
+  assert (naive != expected).any(axis=1).mean() > 0.8
 
 
 def test_a_pairs_score_does_not_depend_on_the_others():

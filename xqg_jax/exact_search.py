@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, BFloat16, Float, Int
 
 from xqg_jax.errors import InputError
-from xqg_jax.host_selection import GROUP, Approximation, HostSelection
+from xqg_jax.host_selection import GROUP, Block, HostSelection
 from xqg_jax.neighbors import (
   Neighbors,
   cut_padding,
@@ -315,35 +315,39 @@ class _CpuSearch:
     self._waiting = None
 
   def add(self, start: int, vectors: Float[np.ndarray, "rows dim"]) -> None:
+    blocks = [
+      self._make_block(batch, start, vectors) for batch in self._batches
+    ]
     for first in range(0, len(vectors), _TILE):
       tile = np.asarray(vectors[first : first + _TILE], np.float32)
       passages = jax.device_put(tile, self._device)
       rounded = round_passages(passages) if self._is_rounded else None
-      for batch in self._batches:
+      for batch, block in zip(self._batches, blocks, strict=True):
         if rounded is None:
           products = _multiply(batch.queries, passages, dtype=self._dtype)
         else:
           products = _multiply_rounded(batch.rounded.vectors, rounded.vectors)
         self._select()
-        self._waiting = batch, products, tile, rounded, start + first
+        bounds = {"start": start + first, "num_rows": len(tile), "block": block}
+        self._waiting = batch, products, rounded, bounds
+
+  def _make_block(
+    self, batch: _CpuBatch, start: int, vectors: Float[np.ndarray, "rows dim"]
+  ) -> Block | None:
+    if not self._is_rounded:
+      return None
+    queries = np.asarray(batch.queries)
+    return Block(start, functools.partial(score_pairs, queries, vectors))
 
   def _select(self) -> None:
     """Looks at the products before those that are being computed."""
     if not self._waiting:
       return
-    batch, products, tile, rounded, start = self._waiting
-    approximation = None
+    batch, products, rounded, bounds = self._waiting
+    errors = None
     if rounded is not None:
-      approximation = Approximation(
-        bound_errors(batch.rounded, rounded),
-        functools.partial(score_pairs, np.asarray(batch.queries), tile),
-      )
-    batch.selection.add(
-      *map(np.asarray, products),
-      start=start,
-      num_rows=len(tile),
-      approximation=approximation,
-    )
+      errors = bound_errors(batch.rounded, rounded)
+    batch.selection.add(*map(np.asarray, products), **bounds, errors=errors)
 
   def finish(self) -> Neighbors:
     self._select()

@@ -18,15 +18,15 @@ GROUP = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Approximation:
-  """What to do about scores that are not exact.
+class Block:
+  """Rows whose scores are not exact, until all of them have been seen.
 
   Attributes:
-    errors: how far a query's scores are from the exact ones at most.
-    score_exactly: of queries and columns, the exact scores.
+    start: the first row.
+    score_exactly: of queries and rows of the block, the exact scores.
   """
 
-  errors: Float[np.ndarray, "queries 1"]
+  start: int
   score_exactly: Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
@@ -44,8 +44,12 @@ class HostSelection:
     self._k = k
     self._first_query = first_query
     self._num_rows = 0
+    self._block: Block | None = None
+    # Twice the errors of the block's scores: from their least to their most.
+    self._slack = np.zeros((num_queries, 1), np.float32)
     # A row needs a score above this; whatever ties with it came earlier.
     self._threshold = np.full((num_queries, 1), -np.inf, np.float32)
+    # Exact, or the least that a score of the block may be.
     self._scores = np.empty((num_queries, 0), np.float32)
     self._rows = np.empty((num_queries, 0), np.int32)
 
@@ -56,7 +60,8 @@ class HostSelection:
     *,
     start: int,
     num_rows: int,
-    approximation: Approximation | None = None,
+    block: Block | None = None,
+    errors: Float[np.ndarray, "queries 1"] | None = None,
   ) -> None:
     """Takes the scores of further rows.
 
@@ -65,13 +70,19 @@ class HostSelection:
       maxima: of each group of `GROUP` columns.
       start: the first row.
       num_rows: how many of the columns are rows.
-      approximation: how to get exact scores, if these are not.
+      block: what the rows belong to, if the scores are not exact.
+      errors: how far a query's scores are from the exact ones at most, then.
 
     Raises:
-      InputError: a score is NaN.
+      InputError: a score is not finite.
     """
     self._num_rows += num_rows
-    errors = approximation.errors if approximation else np.float32(0)
+    if block is not self._block:
+      self._settle()
+      self._block = block
+    if errors is None:
+      errors = np.zeros_like(self._slack)
+    self._slack = np.maximum(self._slack, 2 * errors)
     lower = self._threshold
     if not self._scores.shape[1] and maxima.shape[1] > self._k:
       # k groups hold a score at least as large as the k-th largest maximum.
@@ -82,28 +93,54 @@ class HostSelection:
     if not is_row.any():
       return
     found, columns, values = (part[is_row] for part in (found, columns, values))
-    if approximation:
-      values = approximation.score_exactly(found, columns)
-    if np.isnan(values).any():
-      query = found[np.argmax(np.isnan(values))]
-      raise refuse_score(self._first_query + int(query))
+    self._check(found, values)
+    values = values - errors[found, 0]
     self._append(*_pad(found, values, columns + start, len(scores)))
+
+  def _check(
+    self,
+    queries: Int[np.ndarray, " found"],
+    scores: Float[np.ndarray, " found"],
+  ) -> None:
+    is_finite = np.isfinite(scores)
+    if not is_finite.all():
+      query = queries[np.argmin(is_finite)]
+      raise refuse_score(self._first_query + int(query))
+
+  def _settle(self) -> None:
+    """Scores exactly what is left of the block."""
+    if self._block is None:
+      return
+    first = self._block.start
+    may_win = self._scores + self._slack >= self._threshold
+    queries, columns = np.nonzero((self._rows >= first) & may_win)
+    rows = self._rows[queries, columns]
+    values = self._block.score_exactly(queries, rows - first)
+    self._check(queries, values)
+    self._scores[self._rows >= first] = -np.inf
+    self._scores[queries, columns] = values
+    self._slack = np.zeros_like(self._slack)
+    self._block = None
+    self._set_threshold()
 
   def _append(
     self,
     scores: Float[np.ndarray, "queries new"],
     rows: Int[np.ndarray, "queries new"],
   ) -> None:
-    scores = np.concatenate([self._scores, scores], axis=1)
-    rows = np.concatenate([self._rows, rows], axis=1)
-    if scores.shape[1] >= self._k:
-      at = scores.shape[1] - self._k
-      self._threshold = np.partition(scores, at, axis=1)[:, at, None]
-    if scores.shape[1] > 6 * self._k:
-      found, columns = np.nonzero(scores >= self._threshold)
-      values, kept = scores[found, columns], rows[found, columns]
-      scores, rows = _pad(found, values, kept, len(scores))
-    self._scores, self._rows = scores, rows
+    self._scores = np.concatenate([self._scores, scores], axis=1)
+    self._rows = np.concatenate([self._rows, rows], axis=1)
+    self._set_threshold()
+    if self._scores.shape[1] > 6 * self._k:
+      may_win = self._scores + self._slack >= self._threshold
+      found, columns = np.nonzero(may_win)
+      values, kept = self._scores[found, columns], self._rows[found, columns]
+      self._scores, self._rows = _pad(found, values, kept, len(scores))
+
+  def _set_threshold(self) -> None:
+    if self._scores.shape[1] >= self._k:
+      at = self._scores.shape[1] - self._k
+      self._threshold = np.partition(self._scores, at, axis=1)[:, at, None]
 
   def finish(
     self,
@@ -112,6 +149,7 @@ class HostSelection:
 
     As many as there were rows, at most k; -inf and -1 for scores of -inf.
     """
+    self._settle()
     missing = min(self._k, self._num_rows) - self._scores.shape[1]
     if missing > 0:
       nothing = np.full((len(self._scores), missing), -1, np.int32)

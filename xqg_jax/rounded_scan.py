@@ -96,6 +96,7 @@ def score_pairs(
   scores = np.empty(len(query_rows), queries.dtype)
   for start in range(0, len(scores), _PAIRS):
     some = slice(start, start + _PAIRS)
-    left, right = queries[query_rows[some]], passages[passage_rows[some]]
+    left = queries[query_rows[some]]
+    right = passages[passage_rows[some]].astype(left.dtype, copy=False)
     np.einsum("nd,nd->n", left, right, out=scores[some])
   return scores
