@@ -75,8 +75,8 @@ def bound_errors(
   lengths, losses = (np.asarray(x, np.float64)[:, None] for x in queries[1:])
   length, loss = (float(x) for x in passages[1:])
   unit = queries.vectors.shape[1] * 2.0**-24
-  # Twice, for both sums; what is above 2 covers the errors of the lengths.
-  summing = 2.1 * unit / (1 - unit) * (lengths + losses) * (length + loss)
+  # Twice, for both sums, and as much again for comparing in float32 later.
+  summing = 4 * unit / (1 - unit) * (lengths + losses) * (length + loss)
   errors = losses * length + (lengths + losses) * loss + summing
   return errors.astype(np.float32)
 
