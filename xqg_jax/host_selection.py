@@ -3,8 +3,8 @@
 XLA's top-k on CPU takes longer than the product it follows. After the first
 tile few scores can still be among the best: a group of columns whose maximum
 does not beat the query's k-th best score so far is never looked into. Scores
-that are not exact, but within a known error, are kept as the least that they may
-be; when a block of rows has been seen, what may still win is scored exactly.
+that are not exact, but within a known error, are kept as the least that they
+may be; when a block of rows has been seen, what may win is scored exactly.
 """
 
 import dataclasses
