@@ -12,14 +12,12 @@ import argparse
 import dataclasses
 import functools
 import pathlib
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from xqg_jax.augmentation import augment, open_view
-from xqg_jax.demo import DemoRun, make_encoder_model
+from xqg_jax.demo import DemoRun, make_encoder_model, timed
 from xqg_jax.demo_pretraining import SHIPPED_GENERATOR, VOCAB_SIZE
 from xqg_jax.encoding import encode
 from xqg_jax.evaluation import evaluate
@@ -136,10 +134,10 @@ class Laboratory:
   def run_seed(self, seed: int) -> None:
     """Trains, encodes, searches and evaluates with one seed."""
     for name in SETTINGS:
-      _timed(functools.partial(self._train_and_encode, seed, name), name)
-    _timed(functools.partial(self._rearrange, seed), "rearranged")
+      timed(functools.partial(self._train_and_encode, seed, name), name)
+    timed(functools.partial(self._rearrange, seed), "rearranged")
     for claim, runs in _list_claims().items():
-      _timed(functools.partial(self._evaluate, seed, claim, runs), claim)
+      timed(functools.partial(self._evaluate, seed, claim, runs), claim)
 
   def _train_and_encode(self, seed: int, name: str) -> None:
     setting = SETTINGS[name]
@@ -335,12 +333,6 @@ def _list_claims() -> dict[str, Runs]:
   }
 
 
-def _timed(step: Callable[[], Any], name: str) -> None:
-  start = time.monotonic()
-  step()
-  print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
-
-
 def main() -> None:
   """Runs the command line."""
   parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -361,7 +353,7 @@ def main() -> None:
     generator_steps=args.generator_steps,
     encoder_steps=args.encoder_steps,
   )
-  _timed(laboratory.prepare, "queries")
+  timed(laboratory.prepare, "queries")
   for seed in args.seeds:
     laboratory.run_seed(seed)
   laboratory.pool(args.seeds)

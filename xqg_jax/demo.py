@@ -98,8 +98,8 @@ class DemoRun:
       self.train_encoders,
       self.encode_and_search,
     ):
-      _timed(step)
-    return _timed(self.evaluate)
+      timed(step, step.__name__)
+    return timed(self.evaluate, "evaluate")
 
   def prepare(self) -> None:
     """Writes the collection and its tokenizers."""
@@ -219,10 +219,11 @@ class DemoRun:
     return str(self.folder / name)
 
 
-def _timed(step: Callable[[], Any]) -> Any:
+def timed(step: Callable[[], Any], name: str) -> Any:
+  """Runs a step and prints how long it took; returns its result."""
   start = time.monotonic()
   result = step()
-  print(f"{step.__name__}: {time.monotonic() - start:.0f} s", flush=True)
+  print(f"{name}: {time.monotonic() - start:.0f} s", flush=True)
   return result
 
 

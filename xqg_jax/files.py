@@ -11,7 +11,7 @@ import shutil
 import uuid
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -70,6 +70,29 @@ def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
   """Writes a `.npy` file atomically."""
   with atomic_path(path) as partial, partial.open("wb") as file:
     np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
+  """Writes text atomically, each line with its end."""
+  write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def write_rows(file: BinaryIO, blocks: Iterable[np.ndarray]) -> None:
+  """Writes blocks of vectors, in order, as little-endian float32."""
+  for vectors in blocks:
+    file.write(np.ascontiguousarray(vectors, "<f4").data)
+
+
+def write_npy(
+  file: BinaryIO, blocks: Iterable[np.ndarray], *, shape: tuple[int, int]
+) -> None:
+  """Writes blocks of vectors, in order, as one float32 .npy file.
+
+  Not by a memory map: a full disk would end the process without a word.
+  """
+  header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+  np.lib.format.write_array_header_1_0(file, header)
+  write_rows(file, blocks)
 
 
 def write_json(path: str | os.PathLike, value: Any) -> None:

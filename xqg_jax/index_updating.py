@@ -21,7 +21,7 @@ from xqg_jax.files import (
   sha256_file,
   write_array,
   write_json,
-  write_text,
+  write_lines,
 )
 from xqg_jax.indexes import (
   BASE_ROWS_FILE,
@@ -110,7 +110,7 @@ def _write_update(
     # Of the built index's passages those that were there then, and still are.
     base_rows = np.where(old < 0, np.int32(-1), base_rows[old])
   fresh_rows = np.setdiff1d(np.arange(view.num_passages, dtype="i4"), base_rows)
-  write_text(folder / IDS_FILE, "".join(f"{i}\n" for i in view.passage_ids))
+  write_lines(folder / IDS_FILE, view.passage_ids)
   write_array(folder / BASE_ROWS_FILE, base_rows)
   write_array(folder / FRESH_ROWS_FILE, fresh_rows)
   write_array(folder / FRESH_FILE, _read_rows(view, fresh_rows))

@@ -15,7 +15,7 @@ from xqg_jax.files import (
   lock_folder,
   sha256_file,
   write_json,
-  write_text,
+  write_lines,
 )
 from xqg_jax.index_shards import IndexWishes, build_shards
 from xqg_jax.index_tuning import make_tuning_queries, read_tuning_queries
@@ -124,7 +124,7 @@ def _write_index(
   queries: Float[np.ndarray, "queries dim"] | None,
   location: str,
 ) -> None:
-  write_text(folder / IDS_FILE, "".join(f"{i}\n" for i in view.passage_ids))
+  write_lines(folder / IDS_FILE, view.passage_ids)
   manifest = {
     "format_version": FORMAT_VERSION,
     "kind": wishes.kind,

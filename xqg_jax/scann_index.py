@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 
 from xqg_jax import scann_worker
 from xqg_jax.errors import InputError, NativeError
-from xqg_jax.files import atomic_path, sha256_file
+from xqg_jax.files import atomic_path, sha256_file, write_npy
 from xqg_jax.locations import cannot_write
 from xqg_jax.vector_checks import check_queries, check_vectors
 
@@ -93,17 +93,19 @@ def write_vectors(
   Raises:
     InputError: a vector that is not finite, or a full disk.
   """
-  shape = (num_vectors, dim)
-  header = {"descr": "<f4", "fortran_order": False, "shape": shape}
   try:
-    # Not by a memory map: a full disk would end the process without a word.
     with open(path, "wb") as file:
-      np.lib.format.write_array_header_1_0(file, header)
-      for start, vectors in blocks:
-        check_vectors(vectors, "passage", first_row=start)
-        file.write(np.ascontiguousarray(vectors, "<f4").data)
+      write_npy(file, _check_blocks(blocks), shape=(num_vectors, dim))
   except OSError as error:
     raise cannot_write(path, error) from None
+
+
+def _check_blocks(
+  blocks: Iterable[tuple[int, np.ndarray]],
+) -> Iterator[np.ndarray]:
+  for start, vectors in blocks:
+    check_vectors(vectors, "passage", first_row=start)
+    yield vectors
 
 
 # ----------------------------------------------------------------- the worker

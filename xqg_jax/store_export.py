@@ -4,7 +4,7 @@ import os
 import pathlib
 import struct
 from collections.abc import Callable, Iterator
-from typing import BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import tqdm
@@ -17,6 +17,9 @@ from xqg_jax.files import (
   claim_output_dir,
   lock_folder,
   write_json,
+  write_lines,
+  write_npy,
+  write_rows,
 )
 from xqg_jax.locations import cannot_write
 
@@ -103,28 +106,12 @@ def _stream(
       progress.update(len(vectors))
 
 
-def _write_ids(view: AugmentedView, folder: pathlib.Path) -> None:
-  with atomic_path(folder / IDS_FILE) as partial:
-    text = "".join(f"{i}\n" for i in view.passage_ids)
-    partial.write_text(text, encoding="utf-8")
-
-
-def _write_vectors(view: AugmentedView, file: BinaryIO) -> None:
-  for _, vectors in _stream(view):
-    file.write(np.ascontiguousarray(vectors, "<f4").data)
-
-
 def _write_numpy(view: AugmentedView, folder: pathlib.Path) -> None:
-  header = {
-    "descr": "<f4",
-    "fortran_order": False,
-    "shape": (view.num_passages, view.dim),
-  }
+  shape = (view.num_passages, view.dim)
   with atomic_path(folder / "embeddings.npy") as partial:
     with partial.open("wb") as file:
-      np.lib.format.write_array_header_1_0(file, header)
-      _write_vectors(view, file)
-  _write_ids(view, folder)
+      write_npy(file, (vectors for _, vectors in _stream(view)), shape=shape)
+  write_lines(folder / IDS_FILE, view.passage_ids)
 
 
 def _write_faiss(view: AugmentedView, folder: pathlib.Path) -> None:
@@ -142,8 +129,8 @@ def _write_faiss(view: AugmentedView, folder: pathlib.Path) -> None:
   with atomic_path(folder / "embeddings.faiss") as partial:
     with partial.open("wb") as file:
       file.write(header)
-      _write_vectors(view, file)
-  _write_ids(view, folder)
+      write_rows(file, (vectors for _, vectors in _stream(view)))
+  write_lines(folder / IDS_FILE, view.passage_ids)
 
 
 def _write_parquet(view: AugmentedView, folder: pathlib.Path) -> None:
