@@ -83,18 +83,21 @@ setup(
   license="Apache-2.0",
   license_files=["LICENSE"],
   python_requires=">=3.11,<3.13",  # seqio's tensorflow-text ends at 3.12
-  packages=[
-    *find_packages(include=["xqg_jax", "xqg_jax.*"]),
-    *(
-      target + package.removeprefix(folder)
-      for folder, target in MAPPED.items()
-      for package in find_packages(include=[folder, f"{folder}.*"])
-    ),
-  ],
+  # xqg_jax/tasks is a link to tasks/, for tools that read the sources.
+  packages=sorted(
+    {
+      *find_packages(include=["xqg_jax", "xqg_jax.*"]),
+      *(
+        target + package.removeprefix(folder)
+        for folder, target in MAPPED.items()
+        for package in find_packages(include=[folder, f"{folder}.*"])
+      ),
+    }
+  ),
   package_dir={target: folder for folder, target in MAPPED.items()},
   package_data={
     "": ["*.gin", "*.jinja", "*.html", "*.css", "*.js", "py.typed"],
-    "xqg_jax": ["demo_generator/*"],
+    "xqg_jax": ["demo/generator/*"],
   },
   install_requires=REQUIRED,
   extras_require={
@@ -125,7 +128,7 @@ setup(
       "ctranslate2",  # a peer of query generation
     ],
   },
-  entry_points={"console_scripts": ["xqg = xqg_jax.cli:main"]},
+  entry_points={"console_scripts": ["xqg = xqg_jax.cli.main:main"]},
   classifiers=[
     "Development Status :: 4 - Beta",
     "Intended Audience :: Science/Research",

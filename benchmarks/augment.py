@@ -88,7 +88,7 @@ def run_published(folder: pathlib.Path, count: int) -> dict[str, Any]:
 def run_ours(folder: pathlib.Path, variant: str, count: int) -> dict[str, Any]:
   """`xqg encode`, then `xqg augment`."""
   from xqg_jax import augment, encode
-  from xqg_jax.models.dual_encoder import DualEncoderConfig
+  from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 
   del count  # stands in the files
   _, compute_dtype, dtype = variant.split("_")

@@ -21,7 +21,7 @@ from typing import Any
 
 from encoding_scale import list_stages, to_flags, write_inputs
 
-from xqg_jax.files import sha256_file
+from xqg_jax.io.files import sha256_file
 
 SHARD_SIZE = 256
 
@@ -30,7 +30,7 @@ def start(folder: pathlib.Path, store: pathlib.Path) -> subprocess.Popen:
   """Starts `xqg encode` into a store."""
   settings = list_stages(folder)["encode"]
   settings |= {"OUTPUT_DIR": store, "SHARD_SIZE": SHARD_SIZE}
-  command = [sys.executable, "-m", "xqg_jax.cli", "encode"]
+  command = [sys.executable, "-m", "xqg_jax.cli.main", "encode"]
   return subprocess.Popen(
     [*command, *to_flags(settings)],
     stdout=subprocess.DEVNULL,

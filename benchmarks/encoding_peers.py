@@ -169,8 +169,8 @@ class Ours:
   def __init__(self, folder: pathlib.Path, dtype: str):
     """Loads the model."""
     from xqg_jax.checkpoints import load_dual_encoder
-    from xqg_jax.host_memory import keep_freed_memory
-    from xqg_jax.models.dual_encoder import DualEncoderConfig
+    from xqg_jax.cli.process import keep_freed_memory
+    from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 
     keep_freed_memory()
     config = DualEncoderConfig(pooling="cls", normalize=False)
@@ -178,7 +178,7 @@ class Ours:
 
   def embed(self, texts: Sequence[str], max_length: int) -> np.ndarray:
     """Embeds texts."""
-    from xqg_jax.encoding import encode_texts
+    from xqg_jax.encoding.texts import encode_texts
 
     return encode_texts(
       self._encoder, texts, side="query", max_length=max_length

@@ -76,10 +76,11 @@ def write_encoder(folder: pathlib.Path) -> None:
 
   from xqg_jax import read_passages, read_questions
   from xqg_jax.checkpoints import save_model_files, save_params
-  from xqg_jax.models.bert import BertConfig, BertEncoder
-  from xqg_jax.models.dual_encoder import DualEncoderConfig, make_network
+  from xqg_jax.models.bert.encoder import BertConfig, BertEncoder
+  from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+  from xqg_jax.models.dual_encoder.network import make_network
   from xqg_jax.models.parameters import init_params
-  from xqg_jax.tokenizers import train_tokenizer
+  from xqg_jax.text.tokenizer_training import train_tokenizer
 
   collection = folder / "collection"
   some = itertools.islice(read_passages(collection / "passages.tsv"), 2000)
@@ -111,7 +112,7 @@ def run_watched(
   kill_after: float | None = None,
 ) -> dict[str, Any]:
   """Runs `xqg` and samples its memory, and the shards there are in a store."""
-  command = [sys.executable, "-m", "xqg_jax.cli", *arguments]
+  command = [sys.executable, "-m", "xqg_jax.cli.main", *arguments]
   begun, samples = time.perf_counter(), []
   with tempfile.TemporaryFile("w+") as log:
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)

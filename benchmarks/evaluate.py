@@ -19,12 +19,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 
-from xqg_jax import scoring
-from xqg_jax.evaluation import evaluate
-from xqg_jax.languages import XOR_TYDI_LANGUAGES
-from xqg_jax.measures import load_word_tokenizer
-from xqg_jax.records import Passage, Question, write_passages, write_questions
-from xqg_jax.runs import write_run
+from xqg_jax.data.languages import XOR_TYDI_LANGUAGES
+from xqg_jax.data.passages import Passage, write_passages
+from xqg_jax.data.questions import Question, write_questions
+from xqg_jax.data.runs import write_run
+from xqg_jax.evaluation import scoring
+from xqg_jax.evaluation.word_tokens import load_word_tokenizer
+from xqg_jax.stages.evaluate import evaluate
 
 WORDS_A_PASSAGE = 100
 NUM_WORDS = 30_000

@@ -29,9 +29,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from xqg_jax.languages import XOR_TYDI_LANGUAGES, get_languages
-from xqg_jax.prompts import make_prompt
-from xqg_jax.records import Passage
+from xqg_jax.data.languages import XOR_TYDI_LANGUAGES, get_languages
+from xqg_jax.data.passages import Passage
+from xqg_jax.text.prompts import make_prompt
 
 NUM_PASSAGES, NUM_SAMPLES, NUM_TOKENS, TOP_K = 16, 5, 32, 10
 MAX_INPUT_LENGTH = 256
@@ -135,10 +135,10 @@ def _make_ours(
 
   import numpy as np
 
-  from xqg_jax import query_writing
   from xqg_jax.checkpoints import load_query_generator
-  from xqg_jax.decoding import Sampling
-  from xqg_jax.output_vocabulary import make_language_vocabularies
+  from xqg_jax.generation import query_writer
+  from xqg_jax.generation.decoding import Sampling
+  from xqg_jax.generation.output_vocabulary import make_language_vocabularies
 
   generator = load_query_generator(folder / "mt5", dtype=dtype)
   languages, eos_id = get_languages(XOR_TYDI_LANGUAGES), generator.config.eos_id
@@ -156,17 +156,17 @@ def _make_ours(
       )
       for code, table in found.items()
     }
-  make_mask = query_writing.make_vocabulary_mask
+  make_mask = query_writer.make_vocabulary_mask
 
   def without_end(*arguments: Any) -> Any:
     mask = make_mask(*arguments)
     mask[eos_id] = False
     return mask
 
-  query_writing.make_vocabulary_mask = without_end
-  writer = query_writing.QueryWriter(
+  query_writer.make_vocabulary_mask = without_end
+  writer = query_writer.QueryWriter(
     generator,
-    query_writing.QuerySettings(
+    query_writer.QuerySettings(
       languages=languages,
       num_queries=NUM_SAMPLES,
       sampling=Sampling(top_k=TOP_K),
@@ -191,13 +191,13 @@ def _make_stopping(folder: pathlib.Path, *, refill: bool) -> Run:
   import itertools
 
   from xqg_jax.checkpoints import load_query_generator
-  from xqg_jax.decoding import Sampling
-  from xqg_jax.demo_pretraining import (
+  from xqg_jax.demo.pretraining import (
     PROMPT_LENGTH,
     QUESTION_LENGTH,
     SHIPPED_GENERATOR,
   )
-  from xqg_jax.query_writing import QuerySettings, QueryWriter
+  from xqg_jax.generation.decoding import Sampling
+  from xqg_jax.generation.query_writer import QuerySettings, QueryWriter
   from xqg_jax.xor_mini import iter_passages
 
   writer = QueryWriter(

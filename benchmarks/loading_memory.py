@@ -25,13 +25,13 @@ from xqg_jax.checkpoints import (
   save_model_files,
   write_safetensors,
 )
-from xqg_jax.models import t5
 from xqg_jax.models.parameters import param_shapes
-from xqg_jax.tokenizers import train_tokenizer
+from xqg_jax.models.t5 import network
+from xqg_jax.text.tokenizer_training import train_tokenizer
 
 # Few layers and narrow, with mT5's own vocabulary: like the real ones, its two
 # tables are most of it.
-NARROW = t5.T5Config(
+NARROW = network.T5Config(
   vocab_size=250_112,
   emb_dim=128,
   num_heads=2,
@@ -40,17 +40,17 @@ NARROW = t5.T5Config(
   num_encoder_layers=1,
   num_decoder_layers=1,
 )
-SIZES = {"narrow": NARROW, **t5.MT5_SIZES}
+SIZES = {"narrow": NARROW, **network.MT5_SIZES}
 
 
-def write_random_mt5(folder: pathlib.Path, config: t5.T5Config) -> None:
+def write_random_mt5(folder: pathlib.Path, config: network.T5Config) -> None:
   """Writes a Hugging Face folder with random tensors."""
   block = np.random.default_rng(0).normal(size=2**20).astype(np.float32)
   params = jax.tree.map(
-    lambda x: np.resize(block, x.shape), param_shapes(t5.T5(config=config))
+    lambda x: np.resize(block, x.shape), param_shapes(network.T5(config=config))
   )
   folder.mkdir(exist_ok=True)
-  tensors = t5.params_to_hf(params, config)
+  tensors = network.params_to_hf(params, config)
   write_safetensors(folder / "model.safetensors", tensors)
   words = train_tokenizer(["the old mill"], vocab_size=40, style="t5")
   save_model_files(folder, model_config_hf=config.to_hf(), tokenizer=words)

@@ -21,18 +21,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xqg_jax.checkpoints import load_query_generator
-from xqg_jax.decoding import Sampling
-from xqg_jax.demo_pretraining import (
+from xqg_jax.data.languages import XOR_TYDI_LANGUAGES, get_languages
+from xqg_jax.data.passages import Passage, read_passages
+from xqg_jax.data.questions import read_questions
+from xqg_jax.demo.pretraining import (
   PROMPT_LENGTH,
   QUESTION_LENGTH,
   SHIPPED_GENERATOR,
 )
-from xqg_jax.languages import XOR_TYDI_LANGUAGES, get_languages
-from xqg_jax.output_vocabulary import make_language_vocabularies
-from xqg_jax.query_writing import QuerySettings, QueryWriter
-from xqg_jax.records import Passage, read_passages, read_questions
-from xqg_jax.relevance import read_qrels
-from xqg_jax.task_metrics import chrf, right_script
+from xqg_jax.evaluation.relevance import read_qrels
+from xqg_jax.generation.decoding import Sampling
+from xqg_jax.generation.output_vocabulary import make_language_vocabularies
+from xqg_jax.generation.query_writer import QuerySettings, QueryWriter
+from xqg_jax.seqio_data.metrics import chrf, right_script
 from xqg_jax.xor_mini import make_xor_mini
 
 # passage id -> (language, question) pairs

@@ -153,9 +153,9 @@ def list_ours_scann(
   folder: pathlib.Path,
 ) -> tuple[dict[str, float], dict[str, Search]]:
   """Our ScaNN index, tuned to each recall as `xqg index` does it."""
-  from xqg_jax.exact_search import search_exact
-  from xqg_jax.index_tuning import tune_parameters
-  from xqg_jax.scann_index import ScannIndex
+  from xqg_jax.indexes.exact.search import search_exact
+  from xqg_jax.indexes.scann.index import ScannIndex
+  from xqg_jax.indexes.scann.tuning import tune_parameters
 
   start = time.perf_counter()
   index = ScannIndex.build(folder / "corpus.npy")
@@ -184,8 +184,8 @@ def list_ours_exact(
   folder: pathlib.Path,
 ) -> tuple[dict[str, float], dict[str, Search]]:
   """Our exact search, streamed over blocks of the corpus."""
-  from xqg_jax.exact_search import BLOCK_SIZE, search_exact
-  from xqg_jax.host_memory import keep_freed_memory
+  from xqg_jax.cli.process import keep_freed_memory
+  from xqg_jax.indexes.exact.search import BLOCK_SIZE, search_exact
 
   keep_freed_memory()  # as the command line does
   corpus = np.load(folder / "corpus.npy")

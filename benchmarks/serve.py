@@ -28,16 +28,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from xqg_jax.augmentation import augment
-from xqg_jax.checkpoints import (
-  load_dual_encoder,
-  save_model_files,
-  save_params,
-)
-from xqg_jax.indexing import build_index
-from xqg_jax.models.dual_encoder import DualEncoderConfig
-from xqg_jax.shards import ShardArrays, write_shard
-from xqg_jax.store import write_manifest
+from xqg_jax.checkpoints import load_dual_encoder, save_model_files, save_params
+from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+from xqg_jax.stages.augment import augment
+from xqg_jax.stages.index import build_index
+from xqg_jax.store.shards import ShardArrays, write_shard
+from xqg_jax.store.store import write_manifest
 
 NUM_QUERIES = 35
 CONFIG = DualEncoderConfig(
@@ -64,10 +60,10 @@ def make_random_encoder(folder: pathlib.Path) -> pathlib.Path:
   """Writes random parameters of e5-small's shape."""
   import jax
 
-  from xqg_jax.models.bert import BertEncoder
-  from xqg_jax.models.bert_config import BertConfig
+  from xqg_jax.models.bert.config import BertConfig
+  from xqg_jax.models.bert.encoder import BertEncoder
   from xqg_jax.models.parameters import init_params
-  from xqg_jax.tokenizers import train_tokenizer
+  from xqg_jax.text.tokenizer_training import train_tokenizer
 
   rng = random.Random(1)
   tokenizer = train_tokenizer(
@@ -162,7 +158,7 @@ def run_server(
   }
   if kind == "scann":
     settings["BASELINE_INDEX"] = folder / "scann_store"
-  command = [sys.executable, "-m", "xqg_jax.cli", "serve"]
+  command = [sys.executable, "-m", "xqg_jax.cli.main", "serve"]
   command += ["--gin_file=encoders/e5.gin"]
   command += [f"--gin.{name}={value}" for name, value in settings.items()]
   process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)

@@ -72,13 +72,13 @@ def write_random_model(folder: pathlib.Path, shape: Mapping[str, int]) -> None:
   import jax
 
   from xqg_jax.checkpoints import save_model_files, write_safetensors
-  from xqg_jax.models import bert
+  from xqg_jax.models.bert import encoder
   from xqg_jax.models.parameters import init_params
-  from xqg_jax.tokenizers import train_tokenizer
+  from xqg_jax.text.tokenizer_training import train_tokenizer
 
-  config = bert.BertConfig(**shape)
-  params = init_params(bert.BertEncoder(config), jax.random.key(0))
-  tensors = bert.params_to_hf(params, config)
+  config = encoder.BertConfigfig(**shape)
+  params = init_params(encoder.BertEncoderder(config), jax.random.key(0))
+  tensors = encoder.params_to_hf_hf(params, config)
   write_safetensors(folder / "model.safetensors", tensors)
   words = train_tokenizer(["the old mill"], vocab_size=40, style="bert")
   save_model_files(folder, model_config_hf=config.to_hf(), tokenizer=words)
@@ -101,7 +101,7 @@ def link_inputs(
   folder: pathlib.Path, given: pathlib.Path
 ) -> Callable[[str, int], np.ndarray]:
   """Links a given model and draws texts from given files."""
-  from xqg_jax.tokenizers import load_tokenizer
+  from xqg_jax.text.tokenizer import load_tokenizer
 
   for file in (*(given / "bert").iterdir(), *(given / "tok").iterdir()):
     (folder / file.name).symlink_to(file)
@@ -192,11 +192,11 @@ class OurSteps:
 
   def __init__(self, folder: pathlib.Path, dtype: str, dropout: float):
     """Loads the model."""
-    from xqg_jax.dual_encoder_model import DualEncoderModel
-    from xqg_jax.models.dual_encoder import DualEncoderConfig
-    from xqg_jax.optimizers import make_optimizer
-    from xqg_jax.sharding import make_mesh
-    from xqg_jax.training_state import Trainer
+    from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+    from xqg_jax.runtime.sharding import make_mesh
+    from xqg_jax.training.dual_encoder_model import DualEncoderModel
+    from xqg_jax.training.optimizers import make_optimizer
+    from xqg_jax.training.state import Trainer
 
     lengths = {f"{side}_length": length for side, length in LENGTHS.items()}
     self._model, params = DualEncoderModel(
@@ -219,7 +219,7 @@ class OurSteps:
 
   def take(self, batch: Mapping[str, np.ndarray]) -> float:
     """Takes a step and returns its loss."""
-    from xqg_jax.sharding import shard_batch
+    from xqg_jax.runtime.sharding import shard_batch
 
     rows = shard_batch(self._trainer.mesh, self._prepare(batch))
     self._state, metrics = self._trainer.step(self._state, rows)
@@ -240,10 +240,10 @@ class OurSteps:
 
   def read_params(self) -> dict[str, np.ndarray]:
     """The parameters under Hugging Face's names."""
-    from xqg_jax.models import bert
+    from xqg_jax.models.bert import encoder
 
     params = self._state.params["encoder"]
-    return bert.params_to_hf(params, self._model.config)
+    return encoder.params_to_hf_hf(params, self._model.config)
 
 
 # ------------------------------------------------------------------ processes

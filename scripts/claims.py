@@ -16,23 +16,28 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from xqg_jax.augmentation import augment, open_view
-from xqg_jax.demo import DemoRun, make_encoder_model, timed
-from xqg_jax.demo_pretraining import SHIPPED_GENERATOR, VOCAB_SIZE
-from xqg_jax.encoding import encode
-from xqg_jax.evaluation import evaluate
-from xqg_jax.exact_search import search_exact
-from xqg_jax.files import read_json, write_json
-from xqg_jax.fusion import Augmentation, augment_embeddings
-from xqg_jax.generated_pairs import GeneratedPairs
-from xqg_jax.indexing import build_index
-from xqg_jax.pooled_evaluation import pool
-from xqg_jax.preparation import prepare
-from xqg_jax.records import read_questions, write_questions
-from xqg_jax.runs import write_run
-from xqg_jax.searching import make_run, search
-from xqg_jax.training import train
-from xqg_jax.training_pairs import read_training_pairs, write_training_pairs
+from xqg_jax.augmentation.fusion import augment_embeddings
+from xqg_jax.augmentation.settings import Augmentation
+from xqg_jax.augmentation.views import open_view
+from xqg_jax.data.generated_pairs import GeneratedPairs
+from xqg_jax.data.questions import read_questions, write_questions
+from xqg_jax.data.runs import make_run, write_run
+from xqg_jax.data.training_pairs import (
+  read_training_pairs,
+  write_training_pairs,
+)
+from xqg_jax.demo.demo import DemoRun, make_encoder_model, timed
+from xqg_jax.demo.pretraining import SHIPPED_GENERATOR, VOCAB_SIZE
+from xqg_jax.indexes.exact.search import search_exact
+from xqg_jax.io.files import read_json, write_json
+from xqg_jax.stages.augment import augment
+from xqg_jax.stages.encode import encode
+from xqg_jax.stages.evaluate import evaluate
+from xqg_jax.stages.index import build_index
+from xqg_jax.stages.pool import pool
+from xqg_jax.stages.prepare import prepare
+from xqg_jax.stages.search import search
+from xqg_jax.stages.train import train
 
 # Named before any of these runs; `ALPHAS` show what others would have given.
 ALPHA = 0.05

@@ -14,14 +14,14 @@ import pathlib
 
 import numpy as np
 
-from xqg_jax.augmentation import open_view
-from xqg_jax.evaluation import evaluate
-from xqg_jax.exact_search import search_exact
-from xqg_jax.files import read_json, write_json
-from xqg_jax.fusion import Augmentation, augment_embeddings
-from xqg_jax.runs import write_run
-from xqg_jax.searching import make_run
-from xqg_jax.store import EmbeddingStore
+from xqg_jax.augmentation.fusion import augment_embeddings
+from xqg_jax.augmentation.settings import Augmentation
+from xqg_jax.augmentation.views import open_view
+from xqg_jax.data.runs import make_run, write_run
+from xqg_jax.indexes.exact.search import search_exact
+from xqg_jax.io.files import read_json, write_json
+from xqg_jax.stages.evaluate import evaluate
+from xqg_jax.store.store import EmbeddingStore
 
 # As in gin_configs/recipes/xquad_e5.gin.
 MEAN_ALPHA, SUM_ALPHA = 0.2, 0.01

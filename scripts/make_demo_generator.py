@@ -11,8 +11,8 @@ import pathlib
 import shutil
 import sys
 
-from xqg_jax.demo_pretraining import SHIPPED_GENERATOR, pretrain_generator
-from xqg_jax.host_memory import keep_freed_memory
+from xqg_jax.cli.process import keep_freed_memory
+from xqg_jax.demo.pretraining import SHIPPED_GENERATOR, pretrain_generator
 
 
 def main() -> None:

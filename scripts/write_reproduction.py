@@ -23,10 +23,10 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from xqg_jax import plots
-from xqg_jax.comparison import format_difference, format_p
-from xqg_jax.files import read_json, write_json, write_text
-from xqg_jax.topologies import CHIPS
+from xqg_jax.evaluation.report import plots
+from xqg_jax.evaluation.tables import format_difference, format_p
+from xqg_jax.io.files import read_json, write_json, write_text
+from xqg_jax.runtime.chips import CHIPS
 
 ROOT = pathlib.Path(__file__).parents[1]
 DOCS = ROOT / "docs"

@@ -1,7 +1,7 @@
 """SeqIO tasks and mixtures; importing this registers the shipped ones.
 
-Registration only: the logic is in `xqg_jax.preprocessors` and
-`xqg_jax.dual_encoder_preprocessors`. Nothing is read or
+Registration only: the logic is in `xqg_jax.seqio_data.preprocessors` and
+`xqg_jax.seqio_data.dual_encoder_preprocessors`. Nothing is read or
 downloaded before a task is used.
 """
 

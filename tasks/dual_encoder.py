@@ -2,10 +2,10 @@
 
 import seqio
 
-from xqg_jax.dual_encoder_preprocessors import (
+from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+from xqg_jax.seqio_data.dual_encoder_preprocessors import (
   make_dual_encoder_preprocessors,
 )
-from xqg_jax.models.dual_encoder import DualEncoderConfig
 
 SHUFFLE_BUFFER_SIZE = 10_000
 

@@ -1,13 +1,13 @@
 """Registers training on generated queries, alone and mixed with other pairs."""
 
 import seqio
-from xqg_jax.tasks.dual_encoder import register_dual_encoder_task
 
-from xqg_jax.generated_pairs import GeneratedPairs
-from xqg_jax.generated_source import GeneratedPairsSource
-from xqg_jax.models.dual_encoder import DualEncoderConfig
-from xqg_jax.tokenizers import Tokenizer
-from xqg_jax.vocabularies import load_vocabulary
+from xqg_jax.data.generated_pairs import GeneratedPairs
+from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+from xqg_jax.seqio_data.sources import GeneratedPairsSource
+from xqg_jax.seqio_data.vocabularies import load_vocabulary
+from xqg_jax.tasks.dual_encoder import register_dual_encoder_task
+from xqg_jax.text.tokenizer import Tokenizer
 
 GENERATED, MIXED = "_generated", "_mixed"
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 
 import seqio
 
-from xqg_jax import preprocessors, task_metrics
-from xqg_jax.data_sources import PassagesSource
+from xqg_jax.data.languages import LANGUAGES, get_languages
 from xqg_jax.errors import InputError
-from xqg_jax.languages import LANGUAGES, get_languages
+from xqg_jax.seqio_data import metrics, preprocessors
+from xqg_jax.seqio_data.sources import PassagesSource
 
 # An inputs/targets pair is small, and a mixture fills a buffer a language.
 SHUFFLE_BUFFER_SIZE = 2_000
@@ -136,7 +136,7 @@ def _add_task(
       key: seqio.Feature(vocabulary, add_eos=True)
       for key in ("inputs", "targets")
     },
-    postprocess_fn=task_metrics.postprocess,
-    metric_fns=list(task_metrics.METRICS),
+    postprocess_fn=metrics.postprocess,
+    metric_fns=list(metrics.METRICS),
     shuffle_buffer_size=SHUFFLE_BUFFER_SIZE,
   )

@@ -7,25 +7,24 @@ can say `MIXTURE_OR_TASK_NAME = @tasks.local_generation()`.
 import os
 from collections.abc import Mapping, Sequence
 
+from xqg_jax.data.languages import XOR_TYDI_LANGUAGES
+from xqg_jax.data.pair_folder import (
+  count_pairs,
+  find_languages,
+  find_splits,
+  keep_splits_in,
+)
+from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+from xqg_jax.seqio_data.batches import report_cut_prompts
+from xqg_jax.seqio_data.sources import TrainingPairsSource
+from xqg_jax.seqio_data.vocabularies import load_vocabulary
 from xqg_jax.tasks.dual_encoder import register_dual_encoder_task
 from xqg_jax.tasks.generation import (
   get_mixture_name,
   register_generation_tasks,
   register_inference_task,
 )
-
-from xqg_jax.data_sources import (
-  TrainingPairsSource,
-  count_pairs,
-  find_languages,
-  find_splits,
-  keep_splits_in,
-)
-from xqg_jax.languages import XOR_TYDI_LANGUAGES
-from xqg_jax.models.dual_encoder import DualEncoderConfig
-from xqg_jax.tokenizers import Tokenizer
-from xqg_jax.training_data import report_cut_prompts
-from xqg_jax.vocabularies import load_vocabulary
+from xqg_jax.text.tokenizer import Tokenizer
 
 TokenizerPath = Tokenizer | str | os.PathLike
 

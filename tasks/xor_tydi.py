@@ -13,18 +13,18 @@
 import os
 
 import seqio
+
+from xqg_jax.data.languages import XOR_TYDI_LANGUAGES
+from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+from xqg_jax.seqio_data.sources import TfdsPairsSource
+from xqg_jax.seqio_data.vocabularies import MT5_SENTENCEPIECE, load_vocabulary
 from xqg_jax.tasks.dual_encoder import register_dual_encoder_task
 from xqg_jax.tasks.generation import (
   RATES,
   get_mixture_name,
   register_generation_tasks,
 )
-
-from xqg_jax.data_sources import TfdsPairsSource
-from xqg_jax.languages import XOR_TYDI_LANGUAGES
-from xqg_jax.models.dual_encoder import DualEncoderConfig
-from xqg_jax.tokenizers import Tokenizer
-from xqg_jax.vocabularies import MT5_SENTENCEPIECE, load_vocabulary
+from xqg_jax.text.tokenizer import Tokenizer
 
 # Annotated paragraphs, as the paper's generator saw them, with a validation
 # split; the pairs have passages of 100 words and hard negatives.

@@ -40,7 +40,7 @@ def manual(tmp_path):
 @pytest.fixture
 def run(tmp_path, manual):
   """Prepares a data set from the manual folder."""
-  from xqg_jax.preparation import prepare
+  from xqg_jax.stages.prepare import prepare
 
   def run(dataset, *, output="data", verify_checksums=False, **options):
     return prepare(

@@ -5,6 +5,11 @@ from xqg_jax.checkpoints.dual_encoders import (
   load_dual_encoder,
 )
 from xqg_jax.checkpoints.folders import save_model_files
+from xqg_jax.checkpoints.hugging_face.tensors import (
+  find_hf_weights,
+  read_hf_tensors,
+  write_safetensors,
+)
 from xqg_jax.checkpoints.query_generators import (
   QueryGenerator,
   export_query_generator,
@@ -17,12 +22,7 @@ from xqg_jax.checkpoints.steps import (
   save_params,
   step_folder,
 )
-from xqg_jax.checkpoints.t5x_export import export_t5x
-from xqg_jax.checkpoints.tensors import (
-  find_hf_weights,
-  read_hf_tensors,
-  write_safetensors,
-)
+from xqg_jax.checkpoints.t5x.export import export_t5x
 
 __all__ = [
   "QueryGenerator",

@@ -16,32 +16,34 @@ from xqg_jax.checkpoints.folders import (
   find_side_folders,
   save_model_files,
 )
-from xqg_jax.checkpoints.placement import place_on
-from xqg_jax.checkpoints.query_generators import load_query_generator
-from xqg_jax.checkpoints.sentence_transformers import (
+from xqg_jax.checkpoints.hugging_face.sentence_transformers import (
   read_pooling,
   read_projection,
   read_projection_config,
   write_modules,
 )
-from xqg_jax.checkpoints.steps import load_params
-from xqg_jax.checkpoints.tensors import (
+from xqg_jax.checkpoints.hugging_face.tensors import (
   SAFETENSORS_FILE,
   read_hf_tensors,
   write_safetensors,
 )
+from xqg_jax.checkpoints.placement import place_on
+from xqg_jax.checkpoints.query_generators import load_query_generator
+from xqg_jax.checkpoints.steps import load_params
 from xqg_jax.errors import InputError
-from xqg_jax.files import read_json
-from xqg_jax.models.dual_encoder import (
+from xqg_jax.io.files import read_json
+from xqg_jax.models.dual_encoder.config import (
   SIDES,
-  DualEncoder,
   DualEncoderConfig,
   ProjectionConfig,
-  make_dual_encoder,
-  make_network,
   side_name,
 )
-from xqg_jax.models.encoders import (
+from xqg_jax.models.dual_encoder.dual_encoder import (
+  DualEncoder,
+  make_dual_encoder,
+)
+from xqg_jax.models.dual_encoder.network import make_network
+from xqg_jax.models.encoder_families import (
   EncoderConfig,
   encoder_config_to_hf,
   encoder_params_from_hf,
@@ -52,8 +54,8 @@ from xqg_jax.models.encoders import (
   read_encoder_config,
 )
 from xqg_jax.models.parameters import Params, Place, param_axes, param_shapes
-from xqg_jax.sharding import params_shardings
-from xqg_jax.tokenizers import Tokenizer, load_tokenizer
+from xqg_jax.runtime.sharding import params_shardings
+from xqg_jax.text.tokenizer import Tokenizer, load_tokenizer
 
 _ENCODER_GINS = " or ".join(
   f"gin_configs/encoders/{name}.gin" for name in ("e5", "mbert", "xlmr", "mt5")

@@ -17,14 +17,21 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from xqg_jax.checkpoints.hugging_face.tensors import (
+  SAFETENSORS_FILE,
+  find_hf_weights,
+)
 from xqg_jax.checkpoints.mirrors import mirror_folder
 from xqg_jax.checkpoints.steps import find_checkpoint
-from xqg_jax.checkpoints.tensors import SAFETENSORS_FILE, find_hf_weights
 from xqg_jax.errors import InputError
-from xqg_jax.files import write_json
-from xqg_jax.locations import Location, is_url
-from xqg_jax.models.dual_encoder import SIDES, DualEncoderConfig, side_name
-from xqg_jax.tokenizers import Tokenizer
+from xqg_jax.io.files import write_json
+from xqg_jax.io.locations import Location, is_url
+from xqg_jax.models.dual_encoder.config import (
+  SIDES,
+  DualEncoderConfig,
+  side_name,
+)
+from xqg_jax.text.tokenizer import Tokenizer
 
 CONFIG_FILE = "config.json"
 DUAL_ENCODER_FILE = "dual_encoder.json"

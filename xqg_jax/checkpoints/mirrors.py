@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from xqg_jax.checkpoints.steps import PARAMS_ITEM, STEP_FOLDER
 from xqg_jax.errors import InputError
-from xqg_jax.files import atomic_path, find_cache_folder
+from xqg_jax.io.files import atomic_path, find_cache_folder
 
 _SMALL_FILES = (".json", ".txt", ".model")
 # The first form that is there is copied, and no other.

@@ -14,32 +14,32 @@ from xqg_jax.checkpoints.folders import (
   find_folder,
   save_model_files,
 )
+from xqg_jax.checkpoints.hugging_face.tensors import (
+  SAFETENSORS_FILE,
+  read_hf_tensors,
+  write_safetensors,
+)
 from xqg_jax.checkpoints.placement import place_on
 from xqg_jax.checkpoints.steps import find_checkpoint, load_params
-from xqg_jax.checkpoints.t5x import (
+from xqg_jax.checkpoints.t5x.layouts import T5xCheckpoint
+from xqg_jax.checkpoints.t5x.networks import (
   load_t5x_tokenizer,
   load_tokenizer_at,
   open_t5x,
   open_t5x_network,
   place_tensors,
 )
-from xqg_jax.checkpoints.t5x_layouts import T5xCheckpoint
-from xqg_jax.checkpoints.tensors import (
-  SAFETENSORS_FILE,
-  read_hf_tensors,
-  write_safetensors,
-)
 from xqg_jax.errors import InputError
-from xqg_jax.files import fingerprint, read_json
-from xqg_jax.locations import is_url
-from xqg_jax.models import t5
+from xqg_jax.io.files import fingerprint, read_json
+from xqg_jax.io.locations import is_url
 from xqg_jax.models.parameters import (
   param_axes,
   param_shapes,
   params_fingerprint,
 )
-from xqg_jax.sharding import params_shardings
-from xqg_jax.tokenizers import TOKENIZER_FILE, Tokenizer, load_tokenizer
+from xqg_jax.models.t5 import network
+from xqg_jax.runtime.sharding import params_shardings
+from xqg_jax.text.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -56,8 +56,8 @@ class QueryGenerator:
     languages: codes of those it was trained for; None: not recorded.
   """
 
-  config: t5.T5Config
-  module: t5.T5
+  config: network.T5Config
+  module: network.T5
   params: Mapping[str, Any]
   tokenizer: Tokenizer
   fingerprint: str
@@ -107,7 +107,7 @@ def load_query_generator(
   task = _read_task(checkpoint_path)
   return QueryGenerator(
     config=config,
-    module=t5.T5(config=config),
+    module=network.T5(config=config),
     params=params,
     tokenizer=tokenizer,
     fingerprint=_fingerprint(config, params, tokenizer),
@@ -127,7 +127,7 @@ def _read_task(checkpoint_path: str | os.PathLike) -> Mapping[str, Any]:
   return {}
 
 
-_Loaded = tuple[t5.T5Config, Mapping[str, Any], Tokenizer]
+_Loaded = tuple[network.T5Config, Mapping[str, Any], Tokenizer]
 
 
 def _find_t5x(checkpoint_path: str | os.PathLike) -> T5xCheckpoint | None:
@@ -147,7 +147,7 @@ def _load_t5x(
   _check_vocabulary(tokenizer, config, checkpoint.where)
   if tokenizer.eos_id is not None:
     config = dataclasses.replace(config, eos_id=tokenizer.eos_id)
-  module = t5.T5(config=config)
+  module = network.T5(config=config)
   shapes = param_shapes(module)
   shardings = mesh and params_shardings(mesh, param_axes(module), shapes)
   return config, place_tensors(tensors, shardings), tokenizer
@@ -160,15 +160,15 @@ def _load_folder(
 ) -> _Loaded:
   folder, step = find_folder(checkpoint_path)
   values = read_json(folder / CONFIG_FILE)
-  config = t5.T5Config.from_hf(values, where=folder / CONFIG_FILE)
+  config = network.T5Config.from_hf(values, where=folder / CONFIG_FILE)
   tokenizer = _find_tokenizer(folder, tokenizer_path)
   _check_vocabulary(tokenizer, config, folder)
-  module = t5.T5(config=config)
+  module = network.T5(config=config)
   shapes = param_shapes(module)
   shardings = mesh and params_shardings(mesh, param_axes(module), shapes)
   if step is None:
     tensors = read_hf_tensors(folder)
-    params = t5.params_from_hf(tensors, config, place=place_on(shardings))
+    params = network.params_from_hf(tensors, config, place=place_on(shardings))
   else:
     params = load_params(step, shapes=shapes, sharding=shardings)
   return config, params, tokenizer
@@ -192,7 +192,7 @@ def _find_tokenizer(
 
 
 def _fingerprint(
-  config: t5.T5Config, params: Mapping[str, Any], tokenizer: Tokenizer
+  config: network.T5Config, params: Mapping[str, Any], tokenizer: Tokenizer
 ) -> str:
   constants = dataclasses.asdict(config)
   del constants["dtype"], constants["dropout_rate"]
@@ -206,7 +206,7 @@ def _fingerprint(
 
 
 def _check_vocabulary(
-  tokenizer: Tokenizer, config: t5.T5Config, where: object
+  tokenizer: Tokenizer, config: network.T5Config, where: object
 ) -> None:
   if tokenizer.vocab_size > config.vocab_size:
     raise InputError(
@@ -222,7 +222,7 @@ def export_query_generator(
 ) -> None:
   """Writes a query generator as a folder that transformers opens."""
   folder = pathlib.Path(output_dir)
-  tensors = t5.params_to_hf(generator.params, generator.config)
+  tensors = network.params_to_hf(generator.params, generator.config)
   write_safetensors(folder / SAFETENSORS_FILE, tensors)
   save_model_files(
     folder,

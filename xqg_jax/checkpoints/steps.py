@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from flax import traverse_util
 
 from xqg_jax.errors import InputError
-from xqg_jax.files import atomic_path
+from xqg_jax.io.files import atomic_path
 
 PARAMS_ITEM = "params"
 STEP_FOLDER = re.compile(r"checkpoint_(\d+)")

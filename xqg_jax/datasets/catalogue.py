@@ -6,7 +6,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 import xqg_jax.datasets
-from xqg_jax.datasets.plain_files import write_plain_files
+from xqg_jax.datasets.writing.plain_files import write_plain_files
 from xqg_jax.errors import InputError
 
 

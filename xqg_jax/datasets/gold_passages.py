@@ -8,11 +8,12 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from xqg_jax.datasets.source_files import damaged_gzip_as_input_error
+from xqg_jax.data.json_lines import get_field
+from xqg_jax.data.languages import get_language
+from xqg_jax.data.passages import Passage
+from xqg_jax.data.training_pairs import TrainingPair
+from xqg_jax.datasets.reading.source_files import damaged_gzip_as_input_error
 from xqg_jax.errors import InputError
-from xqg_jax.languages import get_language
-from xqg_jax.records import Passage, get_field
-from xqg_jax.training_pairs import TrainingPair
 
 # The files write a title as six characters, the article's title, and this.
 _TITLE_END = "_parentSection"

@@ -10,18 +10,22 @@ import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from xqg_jax.datasets.json_arrays import read_json_array
-from xqg_jax.datasets.pair_features import make_pair_features, to_pair_example
-from xqg_jax.datasets.source_files import SourceFile
-from xqg_jax.datasets.streaming import (
+from xqg_jax.data.json_lines import get_field
+from xqg_jax.data.passages import Passage
+from xqg_jax.data.training_pairs import TrainingPair, read_training_pairs
+from xqg_jax.datasets.reading.json_arrays import read_json_array
+from xqg_jax.datasets.reading.source_files import SourceFile
+from xqg_jax.datasets.writing.pair_features import (
+  make_pair_features,
+  to_pair_example,
+)
+from xqg_jax.datasets.writing.streaming import (
+  Example,
   SplitSource,
   StreamedBuilder,
   StreamedConfig,
 )
-from xqg_jax.datasets.tf_examples import Example
 from xqg_jax.errors import InputError
-from xqg_jax.records import Passage, get_field
-from xqg_jax.training_pairs import TrainingPair, read_training_pairs
 
 _DPR = "https://dl.fbaipublicfiles.com/dpr/data/retriever"
 _TEVATRON = "https://huggingface.co/datasets/Tevatron/wikipedia-nq/resolve/main"

@@ -10,14 +10,14 @@ from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
 
-from xqg_jax.datasets.source_files import SourceFile
-from xqg_jax.datasets.streaming import (
+from xqg_jax.data.passages import read_passages
+from xqg_jax.datasets.reading.source_files import SourceFile
+from xqg_jax.datasets.writing.streaming import (
+  Example,
   SplitSource,
   StreamedBuilder,
   StreamedConfig,
 )
-from xqg_jax.datasets.tf_examples import Example
-from xqg_jax.records import read_passages
 
 ENWIKI_2019 = SourceFile(
   url="https://nlp.cs.washington.edu/xorqa/XORQA_site/data/models/"

@@ -15,19 +15,26 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow_datasets as tfds
 
+from xqg_jax.data.languages import (
+  XOR_TYDI_LANGUAGES,
+  get_language,
+  get_languages,
+)
+from xqg_jax.data.questions import read_questions
+from xqg_jax.data.training_pairs import read_training_pairs
 from xqg_jax.datasets.gold_passages import read_gold_passages
-from xqg_jax.datasets.pair_features import make_pair_features, to_pair_example
-from xqg_jax.datasets.source_files import SourceFile
-from xqg_jax.datasets.streaming import (
+from xqg_jax.datasets.reading.source_files import SourceFile
+from xqg_jax.datasets.writing.pair_features import (
+  make_pair_features,
+  to_pair_example,
+)
+from xqg_jax.datasets.writing.streaming import (
+  Example,
   SplitSource,
   StreamedBuilder,
   StreamedConfig,
 )
-from xqg_jax.datasets.tf_examples import Example
 from xqg_jax.errors import InputError
-from xqg_jax.languages import XOR_TYDI_LANGUAGES, get_language, get_languages
-from xqg_jax.records import read_questions
-from xqg_jax.training_pairs import read_training_pairs
 
 _SITE = "https://nlp.cs.washington.edu/xorqa/XORQA_site/data"
 

@@ -2,10 +2,19 @@
 
 import dataclasses
 
-from xqg_jax.records import Passage
+from xqg_jax.data.passages import Passage
 from xqg_jax.xor_mini.draws import Draws
-from xqg_jax.xor_mini.names import NUM_NAMES, Name, Names, transliterate
-from xqg_jax.xor_mini.templates import ENTITY_TYPES, QUESTIONS, EntityType
+from xqg_jax.xor_mini.names import (
+  NUM_NAMES,
+  Name,
+  Names,
+  transliterate,
+)
+from xqg_jax.xor_mini.templates import (
+  ENTITY_TYPES,
+  QUESTIONS,
+  EntityType,
+)
 from xqg_jax.xor_mini.templates.en import Amount, Attribute, Date
 
 MAX_PASSAGE_WORDS = 60

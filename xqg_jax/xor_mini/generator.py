@@ -7,22 +7,13 @@ from typing import Any, TypeVar
 
 from tqdm.auto import tqdm
 
+from xqg_jax.data.languages import XOR_TYDI_LANGUAGES
+from xqg_jax.data.passages import Passage, write_passages
+from xqg_jax.data.questions import Question, write_questions
+from xqg_jax.data.training_pairs import TrainingPair, write_training_pairs
 from xqg_jax.errors import InputError
-from xqg_jax.files import (
-  atomic_path,
-  claim_output_dir,
-  read_json,
-  sha256_file,
-  write_json,
-)
-from xqg_jax.languages import XOR_TYDI_LANGUAGES
-from xqg_jax.records import (
-  Passage,
-  Question,
-  write_passages,
-  write_questions,
-)
-from xqg_jax.training_pairs import TrainingPair, write_training_pairs
+from xqg_jax.io.claims import claim_output_dir
+from xqg_jax.io.files import atomic_path, read_json, sha256_file, write_json
 from xqg_jax.xor_mini.draws import Draws, Permutation
 from xqg_jax.xor_mini.entities import Entities, Entity
 

@@ -7,7 +7,7 @@ English differ in each language too.
 
 import dataclasses
 
-from xqg_jax.languages import XOR_TYDI_LANGUAGES
+from xqg_jax.data.languages import XOR_TYDI_LANGUAGES
 from xqg_jax.xor_mini.draws import Permutation
 
 # English, then ar, bn, fi, ja, ko, ru, te. Arabic writes e like i, o like u,

@@ -1,0 +1,60 @@
+"""Light imports, public names, README and CI in step."""
+
+import pathlib
+import re
+import subprocess
+import sys
+
+import pytest
+
+import xqg_jax
+
+ROOT = pathlib.Path(__file__).parents[2]
+HEAVY = ("tensorflow", "seqio", "t5x", "scann", "gin", "torch", "transformers")
+
+
+def _modules_loaded_by(code):
+  script = f"{code}\nimport sys; print(*sys.modules)"
+  result = subprocess.run(
+    [sys.executable, "-c", script], capture_output=True, text=True, check=True
+  )
+  return {name.partition(".")[0] for name in result.stdout.split()}
+
+
+def test_import_is_light():
+  loaded = _modules_loaded_by("import xqg_jax")
+  assert loaded.isdisjoint({*HEAVY, "jax", "numpy"})
+
+
+def test_the_search_road_needs_no_tensorflow():
+  code = "import xqg_jax\nfor n in ('encode', 'augment', 'search', 'evaluate'):"
+  loaded = _modules_loaded_by(code + "\n  getattr(xqg_jax, n)")
+  assert loaded.isdisjoint({"tensorflow", "seqio", "t5x", "gin", "torch"})
+
+
+@pytest.mark.parametrize("name", xqg_jax.__all__)
+def test_public_names_resolve_and_are_documented(name):
+  assert getattr(xqg_jax, name).__doc__
+
+
+def test_unknown_name_is_an_attribute_error():
+  with pytest.raises(AttributeError, match="no attribute 'fuse'"):
+    _ = xqg_jax.fuse
+
+
+def test_every_folder_stands_in_the_tree_of_the_readme():
+  text = (ROOT / "README.md").read_text().partition("<!-- tree -->")[2]
+  tree = text.split("```")[1]
+  package = {
+    path.name for path in (ROOT / "xqg_jax").iterdir() if path.is_dir()
+  }
+  package -= {"tasks", "__pycache__"}
+  above = {"tasks", "gin_configs", "scripts", "benchmarks", "docs", "tests"}
+  assert sorted((package | above) - set(re.findall(r"(\w+)/", tree))) == []
+
+
+def test_ci_runs_the_test_command_of_the_readme():
+  readme = (ROOT / "README.md").read_text()
+  block = readme.partition("<!-- test -->")[2].split("```")[1]
+  assert block.strip().splitlines()[-1].startswith("python3 -m venv")
+  assert "<!-- test -->" in (ROOT / ".ci" / "run").read_text()

@@ -1,0 +1,1 @@
+"""Augmented passage vectors: weights, fusion, views of a store."""

@@ -1,0 +1,213 @@
+"""Augmentation: passage embeddings moved towards their generated queries.
+
+The vectors stay as they were encoded. A view says which store, which
+reduction and which alpha; the augmented vectors are made while they are read.
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import tqdm
+from jaxtyping import Float
+
+from xqg_jax.augmentation.fusion import (
+  Means,
+  augment_embeddings,
+  group_weights,
+  measure_means,
+  sum_groups,
+)
+from xqg_jax.augmentation.settings import Augmentation
+from xqg_jax.errors import InputError
+from xqg_jax.io.claims import lock_folder
+from xqg_jax.io.files import fingerprint, read_json
+from xqg_jax.io.locations import Location, find_location
+from xqg_jax.store.shards import ShardArrays, read_shard_record, write_shard
+from xqg_jax.store.store import (
+  EmbeddingStore,
+  StoreBlock,
+  open_store,
+  write_manifest,
+)
+
+Blocks = Callable[[int], Iterable[tuple[int, np.ndarray]]]
+
+FORMAT_VERSION = 1
+VIEW_FILE = "view.json"
+
+
+# ----------------------------------------------------------------------- views
+
+
+@dataclasses.dataclass(frozen=True)
+class AugmentedView:
+  """A store seen through an augmentation, or as it is when that is None.
+
+  Attributes:
+    store: the embeddings.
+    augmentation: what is made of them while they are read.
+    known_means: the store's mean vectors, where they were measured already.
+  """
+
+  store: EmbeddingStore
+  augmentation: Augmentation | None = None
+  known_means: Means | None = None
+
+  @property
+  def num_passages(self) -> int:
+    """Number of passages."""
+    return self.store.num_passages
+
+  @property
+  def dim(self) -> int:
+    """Dimensions of a vector."""
+    return self.store.dim
+
+  @property
+  def passage_ids(self) -> list[str]:
+    """The passages' ids in order of rows."""
+    return self.store.passage_ids
+
+  @functools.cached_property
+  def fingerprint(self) -> str:
+    """SHA-256 that changes with the store and with the augmentation."""
+    if self.augmentation is None:
+      return self.store.fingerprint
+    return fingerprint(
+      {
+        "store": self.store.fingerprint,
+        "augmentation": self.augmentation.to_json(),
+      }
+    )
+
+  @functools.cached_property
+  def means(self) -> Means | None:
+    """The mean vectors that the augmentation removes; None if it does not."""
+    if self.augmentation is None or not self.augmentation.remove_mean:
+      return None
+    weights = group_weights(self.store.groups, self.augmentation)
+    return self.known_means or measure_means(self.store, weights)
+
+  def blocks(
+    self, block_size: int
+  ) -> Iterator[tuple[int, Float[np.ndarray, "rows dim"]]]:
+    """Streams (first row, vectors in float32), `block_size` rows at a time.
+
+    Raises:
+      InputError: a damaged store, or one without what the augmentation needs.
+    """
+    if self.augmentation is None:
+      for block in self.store.blocks(block_size, use_queries=False):
+        yield block.start, block.passages
+      return
+    weights = group_weights(self.store.groups, self.augmentation)
+    for block in self.store.blocks(block_size):
+      yield block.start, self._augment(block, weights)
+
+  def _augment(
+    self, block: StoreBlock, weights: Float[np.ndarray, " groups"]
+  ) -> Float[np.ndarray, "rows dim"]:
+    passages, (query_sum, counts) = block.passages, sum_groups(block, weights)
+    if self.means is not None:
+      passages, query_sum = self.means.remove(passages, query_sum, counts)
+    return augment_embeddings(
+      passages,
+      query_sum,
+      counts,
+      reduction=self.augmentation.reduction,
+      alpha=self.augmentation.alpha,
+    )
+
+
+def open_view(path: str | os.PathLike) -> AugmentedView:
+  """Opens a view, or a store, which is a view without augmentation.
+
+  Raises:
+    InputError: neither of them there, or the view's store has changed.
+  """
+  folder = Location.of(path)
+  if not folder.is_local or not pathlib.Path(folder, VIEW_FILE).exists():
+    return AugmentedView(open_store(path))
+  view_file = pathlib.Path(folder, VIEW_FILE)
+  view = read_json(view_file)
+  if view.get("format_version") != FORMAT_VERSION:
+    raise InputError(
+      f"not a view of format version {FORMAT_VERSION}",
+      where=view_file,
+      mend="run augment again with a new OUTPUT_DIR",
+    )
+  store = open_store(find_location(view["store"], view_file.parent))
+  if store.fingerprint != view["store_fingerprint"]:
+    raise InputError(
+      f"the store {store.path} has changed since the view was made",
+      where=path,
+      mend="run augment again with a new OUTPUT_DIR",
+    )
+  augmentation = Augmentation.from_json(view["augmentation"])
+  return AugmentedView(store, augmentation, _read_means(view))
+
+
+def _read_means(view: Mapping[str, Any]) -> Means | None:
+  if "means" not in view:
+    return None
+  means = {name: np.array(v, np.float32) for name, v in view["means"].items()}
+  return Means(**means)
+
+
+def materialize_vectors(
+  blocks: Blocks,
+  source: EmbeddingStore,
+  folder: pathlib.Path,
+  *,
+  augmentation: Mapping[str, Any],
+) -> EmbeddingStore:
+  """Writes a store with one vector a passage, shard by shard.
+
+  Args:
+    blocks: yields (first row, vectors) for a size of block.
+    source: the store that the vectors were made from; passages, shards, dtype
+      and encoder are its own.
+    folder: of the new store.
+    augmentation: how they were made, for the manifest.
+
+  Returns:
+    The new store.
+
+  Raises:
+    InputError: a damaged source, or a value that is not finite.
+  """
+  shard_size = source.manifest["shards"][0]["rows"]
+  dtype = source.manifest["dtype"]
+  records = []
+  with lock_folder(folder):
+    progress = tqdm.tqdm(total=source.num_passages, unit=" passages")
+    parts = zip(
+      blocks(shard_size), _cut(source.passage_ids, shard_size), strict=True
+    )
+    for index, ((_, vectors), ids) in enumerate(parts):
+      record = read_shard_record(folder, index)
+      if record is None:
+        arrays = ShardArrays(ids, vectors)
+        record = write_shard(folder, index, arrays, dtype=dtype)
+      records.append(record)
+      progress.update(len(ids))
+    progress.close()
+    write_manifest(
+      folder,
+      shards=records,
+      dim=source.dim,
+      dtype=dtype,
+      encoder=source.manifest["encoder"],
+      groups=[],
+      inputs={"store": source.fingerprint, "augmentation": dict(augmentation)},
+    )
+  return open_store(folder)
+
+
+def _cut(items: list[str], size: int) -> Iterator[list[str]]:
+  return (items[i : i + size] for i in range(0, len(items), size))

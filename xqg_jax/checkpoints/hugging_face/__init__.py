@@ -1,0 +1,1 @@
+"""Hugging Face's and sentence-transformers' files, read and written."""

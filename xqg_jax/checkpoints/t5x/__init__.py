@@ -1,0 +1,1 @@
+"""T5X's checkpoints, read and written."""

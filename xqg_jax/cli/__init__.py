@@ -1,0 +1,1 @@
+"""The command line `xqg`; alone in knowing gin."""

@@ -1,0 +1,1 @@
+"""What goes down the road: passages, questions, queries, pairs, runs."""

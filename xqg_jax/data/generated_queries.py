@@ -1,0 +1,101 @@
+"""Generated queries: shards of JSON lines, one passage a line."""
+
+import dataclasses
+import io
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from xqg_jax.data.json_lines import (
+  get_field,
+  get_id,
+  read_json_lines,
+  to_strings,
+  write_json_line,
+)
+from xqg_jax.data.languages import get_language
+from xqg_jax.data.passages import Passage, from_passage
+from xqg_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GeneratedQueries:
+  """The generated queries of one passage, by language code."""
+
+  passage_id: str
+  queries: Mapping[str, tuple[str, ...]]
+
+
+def list_shards(path: str | pathlib.Path) -> list[pathlib.Path]:
+  """The JSONL files of a folder in order of name, or the one file itself.
+
+  Raises:
+    InputError: nothing there.
+  """
+  path = pathlib.Path(path)
+  if not path.is_dir():
+    return [path]
+  shards = sorted((*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")))
+  if not shards:
+    raise InputError(
+      "no .jsonl or .jsonl.gz file in the folder",
+      where=path,
+      mend="check the path",
+    )
+  return shards
+
+
+def read_generated_queries(
+  path: str | pathlib.Path,
+) -> Iterator[tuple[str, GeneratedQueries]]:
+  """Streams generated queries of the released xQG4xDR form.
+
+  One JSON object a line:
+  `{"docid": ..., "generated_queries": {"ar": [...], ...}}`; `title` and
+  `text` may stand there too and are not read. `path` is a file or a folder
+  of shards.
+
+  Yields:
+    (`file:line`, the passage's queries).
+
+  Raises:
+    InputError: file missing or empty, a malformed line, or an unknown
+      language.
+  """
+  count = 0
+  for shard in list_shards(path):
+    for where, row in read_json_lines(shard):
+      count += 1
+      yield where, _to_generated_queries(row, where)
+  if not count:
+    raise InputError(
+      "no generated queries in it", where=path, mend="check the path"
+    )
+
+
+def _to_generated_queries(
+  row: Mapping[str, Any], where: str
+) -> GeneratedQueries:
+  by_language = get_field(row, "generated_queries", where)
+  if not isinstance(by_language, dict):
+    raise InputError(
+      "'generated_queries' is not an object of lists by language",
+      where=where,
+      mend='write "generated_queries": {"ar": ["...", "..."]}',
+    )
+  queries = {
+    get_language(code, where=where).code: to_strings(texts, code, where)
+    for code, texts in by_language.items()
+  }
+  return GeneratedQueries(get_id(row, "docid", where), queries)
+
+
+def write_generated_queries(
+  file: io.TextIOBase, passage: Passage, queries: Mapping[str, Iterable[str]]
+) -> None:
+  """Writes one line of the released xQG4xDR form to an open file."""
+  row = {
+    **from_passage(passage),
+    "generated_queries": {code: list(q) for code, q in queries.items()},
+  }
+  write_json_line(file, row)

@@ -1,0 +1,1 @@
+"""TFDS shards and plain files, written so that a kill loses little."""

@@ -1,0 +1,1 @@
+"""Texts to vectors: batches, packing on devices, the encoding job."""

@@ -1,0 +1,309 @@
+"""The device's side of encoding: packed batches in, sums of vectors out.
+
+Every text has a target, the row of the result that its vector is added to: a
+passage its own, the generated queries of a passage a common one. The vectors
+of single queries therefore never leave the device.
+"""
+
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float32, Int, Int32
+
+from xqg_jax.models.bert.encoder import BertEncoder, join_projections
+from xqg_jax.models.dual_encoder.config import DualEncoderConfig, Side
+from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
+from xqg_jax.runtime import sharding
+from xqg_jax.runtime.idle_meter import IdleMeter
+from xqg_jax.text.packing import PackedRows, pack_into_row_lengths
+
+# A token costs about the same in rows of up to 192 tokens and more in longer
+# ones. Short texts fill rows of 96 to 95 %, rows of 32 only to 80 %. Passages
+# of some 100 tokens go best into rows of their length: no two fit into one.
+_CPU_ROW_LENGTHS = (96, 112, 128, 192, 256, 384, 512)
+# Accelerators prefer few shapes and large products.
+_ACCELERATOR_ROW_LENGTHS = (128, 512)
+# More tokens no longer fit a CPU core's caches, and were slower.
+_TOKENS_PER_CORE = 512
+_TOKENS_PER_ACCELERATOR = 32_768
+# Batches handed to the device before the oldest of them must be finished.
+_MAX_IN_FLIGHT = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Batch:
+  """Rows of one fixed shape, and where their texts go.
+
+  Attributes:
+    rows: the packed texts.
+    slots: for each text the entry of `targets` it belongs to; past the end
+      where there is no text.
+    targets: rows of the result, each at most once; past its end where unused.
+    side: what the texts are; None where that does not matter.
+  """
+
+  rows: PackedRows
+  slots: Int32[np.ndarray, "rows num_segments"]
+  targets: Int32[np.ndarray, " texts"]
+  side: Side | None
+
+
+def choose_rows_per_batch(
+  *,
+  max_length: int,
+  mesh: Mesh,
+  row_lengths: Sequence[int] | None = None,
+  tokens_per_batch: int | None = None,
+  max_tokens: int | None = None,
+) -> dict[int, int]:
+  """Chooses the shapes of batches, one for each row length.
+
+  Args:
+    max_length: tokens of the longest text that can come.
+    mesh: the devices; a batch is divided among them.
+    row_lengths: row lengths to use instead of the platform's own.
+    tokens_per_batch: tokens in a batch instead of the platform's own.
+    max_tokens: tokens that can come at all, if known; for a single question
+      the batch is a single row.
+
+  Returns:
+    Row length -> rows in a batch, a multiple of the size of the axis `data`.
+  """
+  is_cpu = mesh.devices.flat[0].platform == "cpu"
+  num_devices = mesh.shape[sharding.DATA]
+  if row_lengths is None:
+    row_lengths = _CPU_ROW_LENGTHS if is_cpu else _ACCELERATOR_ROW_LENGTHS
+  if tokens_per_batch is None:
+    on_cpu = _TOKENS_PER_CORE * _count_cores()
+    on_accelerators = _TOKENS_PER_ACCELERATOR * num_devices
+    tokens_per_batch = on_cpu if is_cpu else on_accelerators
+  if max_tokens is not None:
+    tokens_per_batch = min(tokens_per_batch, max_tokens)
+  lengths = sorted(n for n in row_lengths if n < max_length)
+  lengths += [min([n for n in row_lengths if n >= max_length] or [max_length])]
+  return {
+    length: num_devices * max(1, tokens_per_batch // (length * num_devices))
+    for length in lengths
+  }
+
+
+def _count_cores() -> int:
+  """Cores that this process may use, of which `taskset` gives it fewer."""
+  if hasattr(os, "sched_getaffinity"):
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1  # macOS
+
+
+def make_batches(
+  token_lists: Sequence[Int32[np.ndarray, " _"]],
+  targets: Int[np.ndarray, " texts"],
+  *,
+  num_targets: int,
+  rows_per_batch: Mapping[int, int],
+  pad_id: int,
+  side: Side | None = None,
+) -> list[Batch]:
+  """Packs texts into batches.
+
+  Args:
+    token_lists: the tokens of each text.
+    targets: for each text the row of the result that it is added to.
+    num_targets: rows of the result.
+    rows_per_batch: what `choose_rows_per_batch` returned.
+    pad_id: token id of padding.
+    side: what the texts are; None will do where queries and passages share
+      their parameters, and lets them share rows.
+  """
+  packed = pack_into_row_lengths(
+    token_lists, rows_per_batch=rows_per_batch, pad_id=pad_id
+  )
+  return [
+    _add_targets(batch, targets, num_targets, side)
+    for row_length, rows in packed.items()
+    for batch in _cut(rows, rows_per_batch[row_length], pad_id)
+  ]
+
+
+def _cut(rows: PackedRows, num_rows: int, pad_id: int) -> Iterator[PackedRows]:
+  for start in range(0, rows.num_rows, num_rows):
+    yield rows.take(start, num_rows, pad_id=pad_id)
+
+
+def _add_targets(
+  rows: PackedRows,
+  targets: np.ndarray,
+  num_targets: int,
+  side: Side | None,
+) -> Batch:
+  owners = rows.owners.reshape(-1)
+  has_text = owners >= 0
+  used, slots_of_texts = np.unique(
+    targets[owners[has_text]], return_inverse=True
+  )
+  slots = np.full(owners.shape, owners.size, np.int32)
+  slots[has_text] = slots_of_texts
+  # Unused entries point past the end, each elsewhere: no target stands twice.
+  all_targets = num_targets + np.arange(owners.size, dtype=np.int32)
+  all_targets[: len(used)] = used
+  return Batch(rows, slots.reshape(rows.owners.shape), all_targets, side)
+
+
+# ------------------------------------------------------------------- programs
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramKey:
+  """What a compiled program depends on; equal models share programs."""
+
+  module: Any
+  config: DualEncoderConfig
+  mesh: Mesh
+  embed: Callable = dataclasses.field(compare=False)
+
+
+@partial(jax.jit, static_argnames=("model", "side"), donate_argnames="sums")
+def add_batch(
+  model: ProgramKey,
+  side: Side | None,
+  params: Any,
+  sums: Float32[Array, "targets dim"],
+  tokens: Int32[Array, "rows length"],
+  segment_ids: Int32[Array, "rows length"],
+  positions: Int32[Array, "rows length"],
+  slots: Int32[Array, "rows num_segments"],
+  targets: Int32[Array, " texts"],
+) -> tuple[Float32[Array, "targets dim"], Int32[Array, ""]]:
+  """Embeds a batch and adds each text's vector to its target.
+
+  The vectors of a target are summed by a product with zeros and ones and then
+  added by unique indices: unlike a scatter of single vectors, that gives the
+  same bits on every run of a GPU.
+
+  Returns:
+    The sums, and a small number to wait for.
+  """
+  vectors = model.embed(
+    params,
+    tokens,
+    segment_ids,
+    positions,
+    side=side,
+    num_segments=slots.shape[1],
+  )
+  # [rows, num_segments, dim] -> [texts, dim]
+  vectors = vectors.reshape(-1, vectors.shape[-1]).astype(jnp.float32)
+  is_member = slots.reshape(-1) == jnp.arange(targets.size)[:, None]
+  # A NaN must not leave its row, and 0 * NaN would spread it to all targets.
+  is_finite = jnp.isfinite(vectors).all(axis=-1)
+  added = jnp.matmul(
+    is_member.astype(jnp.float32),
+    jnp.where(is_finite[:, None], vectors, 0.0),
+    precision=jax.lax.Precision.HIGHEST,
+  )
+  is_spoiled = (is_member & ~is_finite).any(axis=1)
+  added = jnp.where(is_spoiled[:, None], jnp.nan, added)
+  sums = sums.at[targets].add(added, mode="drop", unique_indices=True)
+  sums = jax.lax.with_sharding_constraint(sums, sharding.replicated(model.mesh))
+  return sums, slots.sum()
+
+
+class Embedder:
+  """A dual encoder on its devices.
+
+  Attributes:
+    encoder: the dual encoder.
+    mesh: the devices, all on the axis `data`.
+  """
+
+  def __init__(
+    self, encoder: DualEncoder, devices: Sequence[jax.Device] | None = None
+  ):
+    """Puts the parameters on `devices` (all local ones when absent)."""
+    self.encoder = encoder
+    # Of several processes each encodes on its own.
+    devices = jax.local_devices() if devices is None else devices
+    self.mesh = sharding.make_mesh(devices=devices)
+    fast = _prepare(encoder, is_cpu=devices[0].platform == "cpu")
+    self._params = jax.device_put(fast.params, sharding.replicated(self.mesh))
+    # Programs are kept for the next Embedder, but not these parameters.
+    embed = dataclasses.replace(fast, params={}).embed
+    self._model = ProgramKey(fast.module, fast.config, self.mesh, embed)
+
+  def sum_texts(
+    self,
+    batches: Sequence[Batch],
+    *,
+    num_targets: int,
+    on_batch: Callable[[], object] = lambda: None,
+    idle: IdleMeter | None = None,
+  ) -> Float32[Array, "targets dim"]:
+    """Embeds batches and sums their texts by target.
+
+    Args:
+      batches: what `make_batches` returned.
+      num_targets: rows of the result.
+      on_batch: called for each batch, about when it is done.
+      idle: measures how long the devices wait for batches.
+
+    Returns:
+      The sums, on the device; the last batches may still be under way.
+    """
+    zeros = jnp.zeros((num_targets, self.encoder.dim), jnp.float32)
+    sums = jax.device_put(zeros, sharding.replicated(self.mesh))
+    in_flight: list[Array] = []
+    for batch in batches:
+      begun = time.perf_counter()
+      sums, done = self._add(sums, batch)
+      if idle is not None:
+        idle.watch(begun, done, batch.rows.segment_ids)
+      in_flight.append(done)
+      # The device always has work, and the host never runs far ahead.
+      if len(in_flight) > _MAX_IN_FLIGHT:
+        in_flight.pop(0).block_until_ready()
+      on_batch()
+    return sums
+
+  def _add(self, sums: Array, batch: Batch) -> tuple[Array, Array]:
+    rows = batch.rows
+    by_row = (rows.tokens, rows.segment_ids, rows.positions, batch.slots)
+    by_row = sharding.shard_batch(self.mesh, by_row)
+    targets = jax.device_put(batch.targets, sharding.replicated(self.mesh))
+    # Encoders that share their parameters share their programs, too.
+    side = self.encoder.config.to_side(batch.side)
+    return add_batch(self._model, side, self._params, sums, *by_row, targets)
+
+
+def _prepare(encoder: DualEncoder, *, is_cpu: bool) -> DualEncoder:
+  """The same encoder in the form that embeds texts fastest.
+
+  A BERT that computes in bfloat16 rounds its kernels before each product;
+  rounded once, they give the same vectors from half the memory. On a CPU one
+  wide product is faster than three.
+  """
+  module = encoder.module
+  if not isinstance(module, BertEncoder):
+    return encoder
+
+  def convert(path: Sequence[Any], value: Any) -> Any:
+    is_kernel = path[-1].key == "kernel" and module.dtype != jnp.float32
+    return jnp.asarray(value).astype(module.dtype) if is_kernel else value
+
+  def prepare(side: Mapping[str, Any]) -> dict[str, Any]:
+    params = jax.tree.map_with_path(convert, dict(side["encoder"]))
+    return {**side, "encoder": join_projections(params) if is_cpu else params}
+
+  if encoder.config.share_encoders:
+    params = prepare(encoder.params)
+  else:
+    params = {name: prepare(side) for name, side in encoder.params.items()}
+  return dataclasses.replace(
+    encoder, params=params, module=module.clone(join_projections=is_cpu)
+  )

@@ -1,0 +1,1 @@
+"""Evaluation of runs: measures, tests, comparisons, examples."""

@@ -1,0 +1,116 @@
+"""Provenance: the folders, configs and fingerprints behind evaluations."""
+
+import json
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from xqg_jax.evaluation.results import MANIFEST_FILE, Evaluation
+from xqg_jax.io.claims import RUN_FILE
+from xqg_jax.io.files import read_json
+
+OPERATIVE_CONFIG = "operative_config.gin"
+_VERBS = {"pool_evaluations": "pool"}
+# The order of configs; other stages come first.
+_ROAD = (
+  "prepare mine-negatives train generate filter encode augment index "
+  "update-index search evaluate pool"
+).split()
+
+
+def find_folders(
+  loaded: Sequence[Evaluation], others: Sequence[str | os.PathLike]
+) -> list[pathlib.Path]:
+  """The folders that led here, as far as they still exist.
+
+  Args:
+    loaded: the evaluations.
+    others: folders that no evaluation names; files are passed over.
+  """
+  folders = [evaluation.folder for evaluation in loaded]
+  for evaluation in loaded:
+    inputs = read_json(evaluation.folder / MANIFEST_FILE)["inputs"]
+    # Pooled evaluations were made alike: the first shows how.
+    inputs = inputs.get("evaluations", [{"inputs": inputs}])[0]["inputs"]
+    folders.append(pathlib.Path(inputs["questions"]["path"]).parent)
+    for run in inputs["runs"].values():
+      search = pathlib.Path(run["path"]).parent
+      if (search / MANIFEST_FILE).is_file():
+        folders += [search, *_follow(search)]
+  folders += [pathlib.Path(folder) for folder in others]
+  found = (folder.resolve() for folder in folders if folder.is_dir())
+  return list(dict.fromkeys(found))
+
+
+def _follow(search: pathlib.Path) -> list[pathlib.Path]:
+  """Index, view and store behind a search folder."""
+  manifest = read_json(search / MANIFEST_FILE)
+  found = [
+    search / manifest[key] for key in ("index", "embeddings") if key in manifest
+  ]
+  view = found[-1] / "view.json" if found else None
+  if view and view.is_file():
+    found.append(view.parent / read_json(view).get("store", "."))
+  return found
+
+
+def _describe_config(folder: pathlib.Path) -> dict[str, Any] | None:
+  run_file, gin_file = folder / RUN_FILE, folder / OPERATIVE_CONFIG
+  run = read_json(run_file) if run_file.is_file() else {}
+  has_gin = gin_file.is_file()
+  if not (run or has_gin):
+    return None
+  stage = _VERBS.get(run.get("stage"), run.get("stage"))
+  return {
+    "folder": str(folder),
+    "stage": stage,
+    "command": f"xqg {stage} --gin_file={gin_file}" if has_gin else None,
+    "gin": gin_file.read_text(encoding="utf-8") if has_gin else None,
+    "arguments": json.dumps(
+      run.get("arguments", {}), indent=2, ensure_ascii=False
+    ),
+  }
+
+
+def describe_configs(
+  folders: Iterable[pathlib.Path],
+) -> list[dict[str, Any]]:
+  """The configs of the folders that have one, along the road."""
+  places = {stage: place for place, stage in enumerate(_ROAD)}
+  found = filter(None, map(_describe_config, folders))
+  return sorted(found, key=lambda config: places.get(config["stage"], -1))
+
+
+def list_fingerprints(
+  loaded: Sequence[Evaluation], others: Sequence[str | os.PathLike]
+) -> list[tuple[str, str, str]]:
+  """(where it was found, what it is of, value) of every fingerprint."""
+  rows = []
+  for evaluation in loaded:
+    manifest = read_json(evaluation.folder / MANIFEST_FILE)
+    for part in ("inputs", "searches"):
+      rows += [
+        (evaluation.folder.name, name, value)
+        for name, value in _walk(manifest.get(part, {}))
+      ]
+  for folder in map(pathlib.Path, others):
+    if (folder / MANIFEST_FILE).is_file():
+      manifest = read_json(folder / MANIFEST_FILE)
+      rows += [(folder.name, name, value) for name, value in _walk(manifest)]
+  return rows
+
+
+def _walk(value: Any, name: str = "") -> list[tuple[str, str]]:
+  """Leaves of nested JSON, under their path."""
+  if isinstance(value, Mapping):
+    items = value.items()
+  elif isinstance(value, list):
+    items = enumerate(value, start=1)
+  else:
+    return [] if value is None else [(name, str(value))]
+  return [
+    leaf
+    for key, child in items
+    for leaf in _walk(child, f"{name} · {key}" if name else str(key))
+  ]

@@ -1,0 +1,28 @@
+"""The files that `search` writes: run, question vectors, manifest."""
+
+import os
+import pathlib
+
+from xqg_jax.errors import InputError
+
+FORMAT_VERSION = 1
+RUN_FILE = "run.trec"
+MANIFEST_FILE = "manifest.json"
+EMBEDDINGS_KEY = "question_embeddings"
+EMBEDDINGS_FILE = f"{EMBEDDINGS_KEY}.npy"
+RUN_KEY = "run"
+
+
+def find_run_file(path: str | os.PathLike) -> pathlib.Path:
+  """The file that holds the ranking: in a search folder, its `run.trec`.
+
+  Raises:
+    InputError: nothing there.
+  """
+  path = pathlib.Path(path)
+  file = path / RUN_FILE if path.is_dir() else path
+  if not file.is_file():
+    raise InputError(
+      "no such run", where=file, mend="give a search folder or a run file"
+    )
+  return file

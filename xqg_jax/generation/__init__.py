@@ -1,0 +1,1 @@
+"""Query generation: decoding, prompts in slots, shards, health and filters."""

@@ -1,0 +1,1 @@
+"""Indexes: exact and ScaNN search over the vectors of a store or view."""

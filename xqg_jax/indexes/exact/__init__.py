@@ -1,0 +1,1 @@
+"""Exact search on device and CPU, for one or all augmentations."""

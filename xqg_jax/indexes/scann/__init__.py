@@ -1,0 +1,1 @@
+"""ScaNN indexes: build, shards, tuning, worker process."""

@@ -1,0 +1,1 @@
+"""Files and folders: atomic writes, claims, storage on disk and in buckets."""

@@ -1,0 +1,118 @@
+"""Claims on output folders: one command owns one, an identical one goes on."""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import uuid
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from xqg_jax.errors import InputError
+from xqg_jax.io.files import format_json, partial_path, read_json
+
+RUN_FILE = "run.json"
+
+
+def claim_output_dir(
+  output_dir: str | os.PathLike, *, stage: str, arguments: Mapping[str, Any]
+) -> pathlib.Path:
+  """Makes `output_dir` this run's own, or goes on with the same run there.
+
+  Args:
+    output_dir: the folder; created when absent.
+    stage: the verb that writes there.
+    arguments: JSON-able arguments that decide the bytes written.
+
+  Returns:
+    The folder. It holds `run.json` with stage and arguments.
+
+  Raises:
+    InputError: the folder already holds something else.
+  """
+  folder = pathlib.Path(output_dir)
+  claim = json.loads(
+    json.dumps({"stage": stage, "arguments": dict(arguments)}, default=str)
+  )
+  run_file = folder / RUN_FILE
+  if not run_file.exists():
+    is_free = not folder.exists() or _is_empty(folder)
+    # Another process may have claimed and filled it just now.
+    if not is_free and not run_file.exists():
+      raise InputError(
+        "output folder is not empty and holds no run of this stage",
+        where=folder,
+        mend="choose another OUTPUT_DIR",
+      )
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_once(run_file, format_json(claim))
+  check_same_run(read_json(run_file), claim, where=folder)
+  return folder
+
+
+def _write_once(path: pathlib.Path, text: str) -> None:
+  """Writes a file atomically; of several processes the first one wins."""
+  partial = partial_path(path.with_name(f"{path.name}.{uuid.uuid4().hex}"))
+  try:
+    partial.write_text(text, encoding="utf-8")
+    try:
+      os.link(partial, path)
+    except FileExistsError:
+      return
+    except OSError:  # a file system without hard links
+      partial.replace(path)
+  finally:
+    partial.unlink(missing_ok=True)
+
+
+def _is_empty(folder: pathlib.Path) -> bool:
+  """Whether nothing is in a folder but what claims begin with."""
+  begun = f".{RUN_FILE}*.partial"
+  return folder.is_dir() and all(p.match(begun) for p in folder.iterdir())
+
+
+def check_same_run(
+  found: Mapping[str, Any], claim: Mapping[str, Any], *, where: object
+) -> None:
+  """Compares what a folder's run file says with what wants to write there.
+
+  Raises:
+    InputError: it was another stage, or had other arguments.
+  """
+  if found == claim:
+    return
+  if found.get("stage") != claim["stage"]:
+    what = f"output folder already holds a run of `{found.get('stage')}`"
+  else:
+    old, new = found.get("arguments", {}), claim["arguments"]
+    names = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    what = f"output folder already holds a run with another {', '.join(names)}"
+  raise InputError(
+    what, where=where, mend="choose another OUTPUT_DIR or delete the folder"
+  )
+
+
+@contextlib.contextmanager
+def lock_folder(folder: pathlib.Path, name: str = ".lock") -> Iterator[None]:
+  """Keeps a second process from writing the same folder.
+
+  The lock goes with the process, however that ends.
+
+  Args:
+    folder: what is to be written.
+    name: of the lock; the processes of one run have one each.
+
+  Raises:
+    InputError: another process holds the lock.
+  """
+  with open(folder / name, "w") as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      raise InputError(
+        "another process is writing this folder",
+        where=folder,
+        mend="wait for it or choose another OUTPUT_DIR",
+      ) from None
+    yield

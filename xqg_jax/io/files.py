@@ -1,0 +1,200 @@
+"""Files as every stage writes them: atomically, claimed, with checksums."""
+
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+import zlib
+from collections.abc import Iterable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from xqg_jax.errors import InputError
+
+
+def find_cache_folder() -> pathlib.Path:
+  """Where copies and compiled programs are kept from one run to the next."""
+  home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+  return pathlib.Path(home).expanduser() / "xqg_jax"
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
+  """Yields a temporary sibling of `path` that becomes `path` on success.
+
+  The file or folder written to the yielded name is renamed when the block
+  ends and removed when it raises, so a reader never sees half of it.
+  """
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  partial = partial_path(path)
+  _remove(partial)
+  try:
+    yield partial
+    partial.replace(path)
+  finally:
+    _remove(partial)
+
+
+def partial_path(path: pathlib.Path) -> pathlib.Path:
+  """Where a file or folder is written before it has its name.
+
+  >>> partial_path(pathlib.Path("run.json")).name
+  '.run.json.partial'
+  """
+  return path.with_name(f".{path.name}.partial")
+
+
+def _remove(path: pathlib.Path) -> None:
+  if path.is_dir():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+  """Writes UTF-8 text atomically."""
+  with atomic_path(path) as partial:
+    partial.write_text(text, encoding="utf-8")
+
+
+def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
+  """Writes a `.npy` file atomically."""
+  with atomic_path(path) as partial, partial.open("wb") as file:
+    np.lib.format.write_array(file, array, allow_pickle=False)
+
+
+def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
+  """Writes text atomically, each line with its end."""
+  write_text(path, "".join(f"{line}\n" for line in lines))
+
+
+def write_rows(file: BinaryIO, blocks: Iterable[np.ndarray]) -> None:
+  """Writes blocks of vectors, in order, as little-endian float32."""
+  for vectors in blocks:
+    file.write(np.ascontiguousarray(vectors, "<f4").data)
+
+
+def write_npy(
+  file: BinaryIO, blocks: Iterable[np.ndarray], *, shape: tuple[int, int]
+) -> None:
+  """Writes blocks of vectors, in order, as one float32 .npy file.
+
+  Not by a memory map: a full disk would end the process without a word.
+  """
+  header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+  np.lib.format.write_array_header_1_0(file, header)
+  write_rows(file, blocks)
+
+
+def write_json(path: str | os.PathLike, value: Any) -> None:
+  """Writes JSON atomically, keys in the order given, two-space indent."""
+  write_text(path, format_json(value))
+
+
+def format_json(value: Any) -> str:
+  """JSON as the package writes it: two-space indent, no NaN."""
+  text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+  return text + "\n"
+
+
+def read_json(path: str | os.PathLike) -> Any:
+  """Reads a JSON file.
+
+  Raises:
+    InputError: the file is missing or is not JSON.
+  """
+  try:
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    raise InputError(
+      "no such file", where=path, mend="check the path"
+    ) from None
+  except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    raise InputError(
+      f"not valid JSON ({error})", where=path, mend="write it again"
+    ) from None
+
+
+def read_lines(path: str | os.PathLike) -> Iterator[tuple[str, str]]:
+  """Yields (`file:line` for messages, line without its end) of a text file.
+
+  Files whose name ends in `.gz` are decompressed.
+
+  Raises:
+    InputError: the file is missing, is not UTF-8, or is a cut-off gzip file.
+  """
+  path = pathlib.Path(path)
+  where, number = str(path), 0
+  try:
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+      for number, line in enumerate(file, start=1):
+        where = f"{path}:{number}"
+        yield where, line.rstrip("\r\n")
+  except (FileNotFoundError, IsADirectoryError):
+    raise InputError(
+      "no such file", where=path, mend="check the path"
+    ) from None
+  except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+    raise InputError(
+      f"damaged gzip file ({error}) after line {number}",
+      where=path,
+      mend="download or write it again",
+    ) from None
+  except UnicodeDecodeError as error:
+    raise InputError(
+      f"not UTF-8 ({error.reason}) after line {number}",
+      where=path,
+      mend="convert the file to UTF-8",
+    ) from None
+
+
+def sha256_file(path: str | os.PathLike) -> str:
+  """SHA-256 of a file's bytes, in hexadecimal."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe_files(paths: Iterable[str | os.PathLike]) -> list[dict[str, str]]:
+  """Names and checksums of input files.
+
+  Raises:
+    InputError: a file is missing.
+  """
+  described = []
+  for path in map(pathlib.Path, paths):
+    if not path.is_file():
+      raise InputError("no such file", where=path, mend="check the path")
+    described.append({"name": path.name, "sha256": sha256_file(path)})
+  return described
+
+
+def fingerprint(value: Any) -> str:
+  """SHA-256 of a JSON-able value, independent of the order of keys.
+
+  >>> fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1})
+  True
+  """
+  text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+  return hashlib.sha256(text.encode()).hexdigest()
+
+
+def import_pyarrow() -> tuple:
+  """The modules `pyarrow` and `pyarrow.parquet`.
+
+  Raises:
+    InputError: they are not installed.
+  """
+  try:
+    import pyarrow
+    import pyarrow.parquet
+  except ImportError:
+    raise InputError(
+      "parquet needs pyarrow", mend="pip install 'xqg_jax[parquet]'"
+    ) from None
+  return pyarrow, pyarrow.parquet

@@ -1,0 +1,61 @@
+"""A full disk told in one line, also where a library wraps the error."""
+
+import contextlib
+import errno
+import logging
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+
+from xqg_jax.errors import InputError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_FULL_WORDS = tuple(os.strerror(number) for number in _FULL)
+
+
+@contextlib.contextmanager
+def tell_of_full_disk(folder: pathlib.Path) -> Iterator[None]:
+  """Turns what is raised on a full disk into one line.
+
+  Raises:
+    InputError: the disk or the quota is full.
+  """
+  quiet = _FullDiskFilter()
+  loggers = [logging.getLogger(name) for name in ("absl", "asyncio")]
+  for logger in loggers:
+    logger.addFilter(quiet)
+  is_full = False
+  try:
+    yield
+  except Exception as error:  # TensorStore and TensorFlow have own kinds.
+    is_full = _is_full(error)
+    if not is_full:
+      raise
+    there = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
+    free = shutil.disk_usage(there).free / 1e9
+    raise InputError(
+      f"the disk is full ({free:.1f} GB free)",
+      where=folder,
+      mend="free some space; the same command goes on where it was",
+    ) from error
+  finally:
+    for logger in () if is_full else loggers:
+      logger.removeFilter(quiet)
+
+
+class _FullDiskFilter(logging.Filter):
+  """Drops the stack traces by which Orbax's threads tell the same.
+
+  It stays when the disk is full: asyncio tells of a task when it is deleted.
+  """
+
+  def filter(self, record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(error, Exception) and _is_full(error))
+
+
+def _is_full(error: Exception) -> bool:
+  return getattr(error, "errno", None) in _FULL or any(
+    word in str(error) for word in _FULL_WORDS
+  )

@@ -1,0 +1,224 @@
+"""Files and folders on disk or in a bucket, by way of TensorStore.
+
+TensorStore reads and writes `gs://` and `s3://` by itself, so buckets need no
+further package.
+"""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import tensorstore as ts
+
+from xqg_jax.errors import InputError
+from xqg_jax.io.files import atomic_path
+
+# One for all reads: arrays opened with it share connections and limits.
+CONTEXT = ts.Context({"file_io_concurrency": {"limit": 64}})
+
+_BUCKETS = {"gs": "gcs", "s3": "s3"}
+_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
+
+
+def is_url(path: str | os.PathLike) -> bool:
+  """Whether a path says by which protocol it is reached.
+
+  >>> is_url("gs://t5-data/pretrained_models"), is_url("/data/mt5")
+  (True, False)
+  """
+  return _URL.fullmatch(os.fspath(path)) is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Location:
+  """A file or folder, by its absolute path or its URL."""
+
+  path: str
+
+  @classmethod
+  def of(cls, path: str | os.PathLike) -> "Location":
+    """Takes a path as users write it: relative, absolute, or a URL."""
+    text = os.fspath(path)
+    if text.startswith("file://"):
+      text = text.removeprefix("file://")
+    is_here = not is_url(text)
+    return cls(
+      str(pathlib.Path(text).absolute()) if is_here else text.rstrip("/")
+    )
+
+  def __str__(self) -> str:
+    return self.path
+
+  def __truediv__(self, name: str) -> "Location":
+    return Location(f"{self.path}/{name}")
+
+  @property
+  def name(self) -> str:
+    """The last part of the path."""
+    return self.path.rpartition("/")[2]
+
+  @property
+  def parent(self) -> "Location":
+    """The folder around it."""
+    return Location(self.path.rpartition("/")[0])
+
+  def __fspath__(self) -> str:
+    return self.path
+
+  @property
+  def is_local(self) -> bool:
+    """Whether it is a path of this machine."""
+    return not is_url(self.path)
+
+  def kvstore(self) -> dict[str, Any]:
+    """TensorStore's specification of this folder.
+
+    >>> Location.of("gs://models/mt5/checkpoint_5").kvstore()
+    {'driver': 'gcs', 'bucket': 'models', 'path': 'mt5/checkpoint_5/'}
+    """
+    match = _URL.fullmatch(self.path)
+    if match is None:
+      return {"driver": "file", "path": f"{self.path}/"}
+    scheme, rest = match.groups()
+    if scheme not in _BUCKETS:
+      return {"driver": scheme, "path": f"{rest}/"}
+    bucket, _, path = rest.partition("/")
+    return {
+      "driver": _BUCKETS[scheme],
+      "bucket": bucket,
+      "path": f"{path}/" if path else "",
+    }
+
+  def _open(self) -> ts.KvStore:
+    try:
+      return ts.KvStore.open(self.kvstore(), context=CONTEXT).result()
+    except ValueError as error:
+      raise InputError(
+        f"cannot be reached ({str(error).splitlines()[0]})",
+        where=self,
+        mend="check the path and your credentials",
+      ) from None
+
+  def read_bytes(self) -> bytes | None:
+    """The content of a file, or None where there is none.
+
+    Raises:
+      InputError: there is something that cannot be read.
+    """
+    if self.is_local and not pathlib.Path(self.path).is_file():
+      return None
+    try:
+      found = self.parent._open().read(self.name).result()
+    except (ValueError, OSError) as error:
+      raise InputError(
+        f"cannot be read ({str(error).splitlines()[0]})",
+        where=self,
+        mend="check the path and your credentials",
+      ) from None
+    return found.value if found.state == "value" else None
+
+  def list_names(self) -> list[str]:
+    """Names of the files and folders in a folder; none if there is none."""
+    if self.is_local:
+      folder = pathlib.Path(self.path)
+      return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+    keys = self._open().list().result()
+    return sorted({key.decode().partition("/")[0] for key in keys})
+
+  def read_json(self) -> Any:
+    """The content of a JSON file, or None where there is none.
+
+    Raises:
+      InputError: it is not JSON.
+    """
+    content = self.read_bytes()
+    try:
+      return None if content is None else json.loads(content)
+    except ValueError as error:
+      raise InputError(
+        f"not valid JSON ({error})", where=self, mend="write it again"
+      ) from None
+
+  def write_bytes(self, content: bytes) -> None:
+    """Writes a file, all of it or nothing.
+
+    Raises:
+      InputError: it cannot be written, as on a full disk.
+    """
+    try:
+      if self.is_local:
+        with atomic_path(self.path) as partial:
+          partial.write_bytes(content)
+      else:
+        self.parent._open().write(self.name, content).result()
+    except (ValueError, OSError) as error:
+      raise cannot_write(self, error) from None
+
+  def write_json(self, value: Any) -> None:
+    """Writes JSON as `files.write_json` does."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    self.write_bytes(f"{text}\n".encode())
+
+  def delete(self) -> None:
+    """Deletes a folder with all that is in it, if it is there."""
+    if self.is_local:
+      shutil.rmtree(self.path, ignore_errors=True)
+    else:
+      self._open().delete_range(ts.KvStore.KeyRange()).result()
+
+  @contextlib.contextmanager
+  def replace(self) -> Iterator["Location"]:
+    """Yields where to write a folder that shall be here when it is whole.
+
+    A bucket cannot rename: there it is written in place, and what is written
+    last has to tell that it is whole.
+    """
+    self.delete()
+    if not self.is_local:
+      yield self
+      return
+    with atomic_path(self.path) as partial:
+      yield Location.of(partial)
+
+
+def cannot_write(where: object, error: Exception) -> InputError:
+  """The error of a write that failed, most often of a full disk."""
+  return InputError(
+    f"cannot be written ({str(error).splitlines()[0]})",
+    where=where,
+    mend="make room and run the same command again",
+  )
+
+
+def relate_location(path: str | os.PathLike, folder: str | os.PathLike) -> str:
+  """What a folder's manifest notes of another folder, or of a URL.
+
+  A path counts from the folder, so that both can be moved together.
+
+  >>> relate_location("/data/store", "/data/views/mean")
+  '../../store'
+  >>> relate_location("gs://bucket/store", "/data/views/mean")
+  'gs://bucket/store'
+  """
+  location = Location.of(path)
+  if not location.is_local:
+    return str(location)
+  here = pathlib.Path(folder).resolve()
+  return os.path.relpath(pathlib.Path(location).resolve(), here)
+
+
+def find_location(noted: str, folder: str | os.PathLike) -> Location:
+  """Where that lies which `relate_location` noted in a folder's manifest.
+
+  >>> str(find_location("../../store", "/data/views/mean"))
+  '/data/store'
+  """
+  if is_url(noted):
+    return Location.of(noted)
+  return Location.of((pathlib.Path(folder).resolve() / noted).resolve())

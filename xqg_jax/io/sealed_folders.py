@@ -1,0 +1,99 @@
+"""Folders of checkpoints on disk: whole or absent, each file with its hash."""
+
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+from xqg_jax.errors import InputError
+from xqg_jax.io.files import read_json, sha256_file, write_json
+
+MANIFEST_FILE = "manifest.json"
+# Unfinished work: what is being written, and what is being deleted.
+_PARTIAL, _REMOVED = "partial", "removed"
+
+
+def partial_folder(folder: pathlib.Path) -> pathlib.Path:
+  """The name that a folder has until it is whole."""
+  return folder.with_name(f".{folder.name}.{_PARTIAL}")
+
+
+def seal_folder(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
+  """Gives a folder its name, once all of it is safely on disk.
+
+  Args:
+    folder: its name; so far it lies at `partial_folder(folder)`.
+    facts: written to its manifest, besides size and SHA-256 of every file.
+  """
+  partial = partial_folder(folder)
+  files = {
+    str(path.relative_to(partial)): {
+      "size": path.stat().st_size,
+      "sha256": sha256_file(path),
+    }
+    for path in _list_files(partial)
+  }
+  write_json(partial / MANIFEST_FILE, {**facts, "files": files})
+  for path in (*partial.rglob("*"), partial):
+    _sync(path)
+  partial.replace(folder)
+  _sync(folder.parent)
+
+
+def _list_files(folder: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _sync(path: pathlib.Path) -> None:
+  """Waits until a file, or the names in a folder, are on disk."""
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def find_damage(folder: pathlib.Path) -> str | None:
+  """Says what differs from a folder's manifest, or None.
+
+  None also where there is no manifest: older versions wrote none.
+  """
+  if not (folder / MANIFEST_FILE).is_file():
+    return None
+  try:
+    files = read_json(folder / MANIFEST_FILE)["files"]
+  except InputError:
+    return f"{MANIFEST_FILE} is not readable"
+  for name, expected in files.items():
+    path = folder / name
+    if not path.is_file():
+      return f"{name} is missing"
+    if path.stat().st_size != expected["size"]:
+      return f"{name} has {path.stat().st_size} bytes of {expected['size']}"
+    if sha256_file(path) != expected["sha256"]:
+      return f"{name} has another SHA-256 than when it was written"
+  return None
+
+
+def discard_folder(folder: pathlib.Path) -> None:
+  """Deletes a folder; a kill on the way leaves nothing under its name."""
+  removed = folder.with_name(f".{folder.name}.{_REMOVED}")
+  shutil.rmtree(removed, ignore_errors=True)
+  folder.replace(removed)
+  shutil.rmtree(removed)
+
+
+def clear_leftovers(parent: pathlib.Path, pattern: str) -> None:
+  """Deletes what a killed process was writing or deleting.
+
+  Args:
+    parent: the folder it worked in.
+    pattern: of the names that whole folders have.
+  """
+  for ending in (_PARTIAL, _REMOVED):
+    for path in parent.glob(f".{pattern}.{ending}"):
+      shutil.rmtree(path)
+
+
+# ------------------------------------------------------------------ full disk

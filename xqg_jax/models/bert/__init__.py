@@ -1,0 +1,1 @@
+"""BERT and XLM-R: configuration, network, conversion of weights."""

@@ -1,0 +1,169 @@
+"""A dual encoder: transformers for queries and passages, pooled, projected.
+
+Both sides share one set of parameters, or have one each:
+
+  shared    {"encoder": ..., "projection": ...}
+  separate  {"query_encoder": side, "passage_encoder": side}, a side as above
+
+`encoder` holds the transformer's parameters. `projection` is there only when
+the configuration asks for it.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from xqg_jax.data.passages import Passage
+from xqg_jax.errors import InputError
+from xqg_jax.io import files
+from xqg_jax.models.dual_encoder.config import (
+  DualEncoderConfig,
+  Side,
+  side_name,
+)
+from xqg_jax.models.dual_encoder.network import TextEncoder
+from xqg_jax.models.encoder_families import (
+  EncoderConfig,
+  get_constants,
+  get_max_length,
+  get_vocabulary_name,
+  get_width,
+  make_encoder,
+)
+from xqg_jax.models.parameters import params_fingerprint
+from xqg_jax.text.tokenizer import Tokenizer
+
+# ------------------------------------------------------------------- networks
+
+
+# --------------------------------------------------------------- dual encoders
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DualEncoder:
+  """A dual encoder ready for use: module, parameters, tokenizer, pooling.
+
+  `module` is the transformer of either side. `fingerprint` says which vectors
+  it makes; stores and indices carry it.
+  """
+
+  module: nn.Module
+  params: Mapping[str, Any]
+  config: DualEncoderConfig
+  tokenizer: Tokenizer
+  fingerprint: str
+
+  @property
+  def dim(self) -> int:
+    """The length of an embedding."""
+    projection = self.config.projection
+    return projection.size if projection else get_width(self.module.config)
+
+  def format_query(self, query: str) -> str:
+    """The text that is tokenised for a query."""
+    return self.config.query_prefix + query
+
+  def format_passage(self, passage: Passage) -> str:
+    """The text that is tokenised for a passage: its title, then its text."""
+    words = [passage.title, passage.text] if passage.title else [passage.text]
+    return self.config.passage_prefix + " ".join(words)
+
+  def embed(
+    self,
+    params: Mapping[str, Any],
+    tokens: Int[Array, "rows length"],
+    segment_ids: Int[Array, "rows length"],
+    positions: Int[Array, "rows length"],
+    *,
+    side: Side | None,
+    num_segments: int,
+    dropout_rng: Array | None = None,
+  ) -> Float[Array, "rows num_segments dim"]:
+    """Embeds the texts of packed rows; pure, so it can be jitted.
+
+    Args:
+      params: the parameters, given so that they can be trained or sharded.
+      tokens: token ids.
+      segment_ids: 1 to `num_segments` for the texts of a row, 0 for padding.
+      positions: the place of a token in its text, from 0.
+      side: what the texts are, questions and generated queries ("query") or
+        passages; None will do where both sides share their parameters.
+      num_segments: texts per row.
+      dropout_rng: a key turns dropout on.
+
+    Returns:
+      fp32 embeddings; zeros where a row has no such text.
+    """
+    if not self.config.share_encoders:
+      params = params[side_name(side)]
+    return TextEncoder(self.module, self.config).apply(
+      {"params": params},
+      tokens,
+      segment_ids,
+      positions,
+      num_segments=num_segments,
+      deterministic=dropout_rng is None,
+      rngs=None if dropout_rng is None else {"dropout": dropout_rng},
+    )
+
+
+def make_dual_encoder(
+  *,
+  model_config: EncoderConfig,
+  params: Mapping[str, Any],
+  config: DualEncoderConfig,
+  tokenizer: Tokenizer,
+  dtype: Any = jnp.float32,
+) -> DualEncoder:
+  """Joins the parts of a dual encoder and takes its fingerprint.
+
+  Args:
+    model_config: the transformer's sizes.
+    params: the parameters, of both sides if they are separate.
+    config: pooling, projection, prefixes and lengths.
+    tokenizer: its tokenizer.
+    dtype: of matrix products; parameters stay as they are.
+
+  Raises:
+    InputError: the tokenizer or the lengths exceed the model's tables, or
+      float16 for T5.
+  """
+  _check_fit(model_config, config, tokenizer)
+  identity = {
+    "params": params_fingerprint(params),
+    "tokenizer": tokenizer.fingerprint,
+    "model": get_constants(model_config),
+    **dataclasses.asdict(config),
+  }
+  # They say how much of a text is read, not which encoder reads it.
+  del identity["query_length"], identity["passage_length"]
+  return DualEncoder(
+    module=make_encoder(model_config, dtype),
+    params=params,
+    config=config,
+    tokenizer=tokenizer,
+    fingerprint=files.fingerprint(identity),
+  )
+
+
+def _check_fit(
+  model: EncoderConfig, config: DualEncoderConfig, tokenizer: Tokenizer
+) -> None:
+  if tokenizer.vocab_size > model.vocab_size:
+    raise InputError(
+      f"the tokenizer has {tokenizer.vocab_size} tokens, but "
+      f"{get_vocabulary_name(model)} has {model.vocab_size} rows",
+      mend="take tokenizer and weights from one model",
+    )
+  limit = get_max_length(model)
+  for name in ("query_length", "passage_length"):
+    length = getattr(config, name)
+    if limit is not None and length > limit:
+      raise InputError(
+        f"{name} is {length}, but the model has {limit} positions",
+        mend=f"set {name} to {limit} or less",
+      )

@@ -1,0 +1,1 @@
+"""Plans of steps on chips that are not at hand."""

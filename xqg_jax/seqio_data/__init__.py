@@ -1,0 +1,1 @@
+"""SeqIO's side: sources, vocabularies, preprocessors, batches."""

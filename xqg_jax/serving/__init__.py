@@ -1,0 +1,1 @@
+"""The search server: live search, application, page."""

@@ -1,0 +1,357 @@
+"""Live search: questions one at a time, every alpha from two products.
+
+The score of a passage is `(1 - alpha) (q.p - q.m) + alpha q.S`: p its vector,
+S the sum or mean of its queries' vectors, m the mean vector that the
+augmentation removes, if it does. Alpha can therefore move after both products
+are known. A passage without queries, where a mean is asked for, has its own
+vector in the place of S.
+"""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import Float32, Int
+
+from xqg_jax.augmentation.fusion import group_weights, sum_groups
+from xqg_jax.augmentation.settings import Augmentation, Reduction
+from xqg_jax.augmentation.views import AugmentedView
+from xqg_jax.checkpoints import load_dual_encoder
+from xqg_jax.encoding.embedder import Embedder, make_batches
+from xqg_jax.errors import InputError
+from xqg_jax.indexes.index import Index, check_encoder, open_index
+from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
+from xqg_jax.store.vector_checks import check_queries, check_vectors
+
+MAX_BATCH = 8
+# Passages that a ScaNN index proposes; they are then scored exactly.
+NUM_CANDIDATES = 200
+_BLOCK_SIZE = 65_536
+# Half a program too many costs a moment at the start; half the row is padding
+# for every question, for ever.
+_ROW_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 256, 512)
+
+
+class Products(NamedTuple):
+  """What a question and the passages give; no alpha is in it yet.
+
+  Attributes:
+    rows: the passages scored, ascending.
+    passage_scores: q.p.
+    query_scores: q.S, or None without generated queries.
+    mean_score: q.m.
+  """
+
+  rows: Int[np.ndarray, " candidates"]
+  passage_scores: Float32[np.ndarray, " candidates"]
+  query_scores: Float32[np.ndarray, " candidates"] | None
+  mean_score: float
+
+  @property
+  def num_bytes(self) -> int:
+    """Memory that it takes."""
+    return sum(part.nbytes for part in self[:3] if part is not None)
+
+
+class Hit(NamedTuple):
+  """One passage found: its row, its score, and the products behind it."""
+
+  row: int
+  score: float
+  passage_score: float
+  query_score: float | None
+
+
+def rank_passages(
+  products: Products, *, alpha: float | None, k: int
+) -> list[Hit]:
+  """The k best passages, best first; among equals the lower row.
+
+  Args:
+    products: of one question.
+    alpha: weight of the queries; None: the passages as they are.
+    k: how many; all of them when there are fewer.
+
+  >>> found = Products(
+  ...   np.array([3, 5, 9]),
+  ...   np.array([1.0, 0.5, 0.5], np.float32),
+  ...   np.array([0.0, 4.0, 0.5], np.float32),
+  ...   0.0,
+  ... )
+  >>> [(hit.row, hit.score) for hit in rank_passages(found, alpha=None, k=2)]
+  [(3, 1.0), (5, 0.5)]
+  >>> [(hit.row, hit.score) for hit in rank_passages(found, alpha=0.5, k=2)]
+  [(5, 2.25), (3, 0.5)]
+  """
+  scores = products.passage_scores
+  if alpha is not None:
+    passage_weight, query_weight = np.float32(1 - alpha), np.float32(alpha)
+    scores = passage_weight * (scores - np.float32(products.mean_score))
+    scores = scores + query_weight * products.query_scores
+  return [
+    Hit(
+      int(products.rows[at]),
+      float(scores[at]),
+      float(products.passage_scores[at]),
+      None
+      if products.query_scores is None
+      else float(products.query_scores[at]),
+    )
+    for at in _best_places(scores, k)
+  ]
+
+
+def _best_places(
+  scores: Float32[np.ndarray, " candidates"], k: int
+) -> Int[np.ndarray, " best"]:
+  k = min(k, len(scores))
+  threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
+  places = np.flatnonzero(scores >= threshold)
+  return places[np.lexsort((places, -scores[places]))][:k]
+
+
+# ------------------------------------------------------------------- questions
+
+
+class QuestionEncoder:
+  """Encodes a few questions at a time, by programs compiled beforehand."""
+
+  def __init__(self, encoder: DualEncoder):
+    """Puts the parameters on one device; compiles nothing yet."""
+    self._encoder = encoder
+    # One question is too little work to share among devices.
+    self._embedder = Embedder(encoder, jax.local_devices()[:1])
+    longest = encoder.config.query_length
+    lengths = [n for n in _ROW_LENGTHS if n < longest]
+    self._rows_per_batch = dict.fromkeys([*lengths, longest], 1)
+
+  def warm_up(self) -> None:
+    """Compiles every program, so that no question waits for it."""
+    (tokens,) = self._encoder.tokenizer.encode_batch(["warm"], max_length=3)
+    for length in self._rows_per_batch:
+      self._embed([np.resize(tokens, length)])
+
+  def encode(
+    self, questions: Sequence[str]
+  ) -> Float32[np.ndarray, "questions dim"]:
+    """Embeds at most `MAX_BATCH` questions.
+
+    Raises:
+      InputError: an embedding that is not finite.
+    """
+    texts = [self._encoder.format_query(question) for question in questions]
+    tokens = self._encoder.tokenizer.encode_batch(
+      texts, max_length=self._encoder.config.query_length
+    )
+    embeddings = self._embed(tokens)
+    check_queries(embeddings, dim=self._encoder.dim, k=1)
+    return embeddings
+
+  def _embed(
+    self, tokens: Sequence[np.ndarray]
+  ) -> Float32[np.ndarray, "questions dim"]:
+    batches = make_batches(
+      tokens,
+      np.arange(len(tokens)),
+      num_targets=MAX_BATCH,
+      rows_per_batch=self._rows_per_batch,
+      pad_id=self._encoder.tokenizer.pad_id,
+      side="query",
+    )
+    embedded = self._embedder.sum_texts(batches, num_targets=MAX_BATCH)
+    return np.asarray(embedded)[: len(tokens)]
+
+
+# ------------------------------------------------------------------ passages
+
+
+@dataclasses.dataclass(frozen=True)
+class _Vectors:
+  """A view's two vectors a passage, in memory.
+
+  `queries` is what alpha weighs: the sum, or the mean, of the queries.
+  """
+
+  passages: Float32[np.ndarray, "passages dim"]
+  queries: Float32[np.ndarray, "passages dim"] | None
+  mean: Float32[np.ndarray, " dim"] | None
+
+  @classmethod
+  def read(cls, view: AugmentedView) -> "_Vectors":
+    shape = view.num_passages, view.dim
+    passages = np.empty(shape, np.float32)
+    augmentation = view.augmentation
+    queries = None if augmentation is None else np.empty(shape, np.float32)
+    means = view.means
+    for block in view.store.blocks(
+      _BLOCK_SIZE, use_queries=queries is not None
+    ):
+      check_vectors(block.passages, "passage", first_row=block.start)
+      here = slice(block.start, block.start + len(block.passages))
+      passages[here] = block.passages
+      if queries is None:
+        continue
+      query_sum, count = sum_groups(
+        block, group_weights(view.store.groups, augmentation)
+      )
+      alone = block.passages
+      if means is not None:
+        alone, query_sum = means.remove(alone, query_sum, count)
+      if augmentation.reduction == "mean":
+        has_queries = count[:, None] > 0
+        divisor = np.where(has_queries, count[:, None], 1)
+        query_sum = np.where(has_queries, query_sum / divisor, alone)
+      check_vectors(query_sum, "query sum", first_row=block.start)
+      queries[here] = query_sum
+    return cls(passages, queries, None if means is None else means.passage)
+
+  def multiply(
+    self,
+    embeddings: Float32[np.ndarray, "questions dim"],
+    candidates: Sequence[Int[np.ndarray, " _"] | None],
+  ) -> list[Products]:
+    """Both products of each question with its candidates (None: all)."""
+    return [
+      self._multiply_one(embedding, rows)
+      for embedding, rows in zip(embeddings, candidates, strict=True)
+    ]
+
+  def _multiply_one(
+    self,
+    embedding: Float32[np.ndarray, " dim"],
+    rows: Int[np.ndarray, " _"] | None,
+  ) -> Products:
+    chosen = slice(None) if rows is None else rows
+    of_queries = None
+    if self.queries is not None:
+      of_queries = self.queries[chosen] @ embedding
+    return Products(
+      np.arange(len(self.passages)) if rows is None else rows,
+      self.passages[chosen] @ embedding,
+      of_queries,
+      0.0 if self.mean is None else float(self.mean @ embedding),
+    )
+
+
+# ---------------------------------------------------------------- the search
+
+
+class LiveSearch:
+  """An index and its encoder, in memory and warm; a context manager.
+
+  An exact index scores all passages. A ScaNN index proposes `NUM_CANDIDATES`,
+  and so does the index of the baseline; what they propose is scored exactly.
+
+  Attributes:
+    index: the index given.
+    augmentation: None where there are no generated queries.
+  """
+
+  def __init__(
+    self,
+    *,
+    index: str | os.PathLike,
+    checkpoint_path: str | os.PathLike,
+    encoder: DualEncoderConfig | None = None,
+    baseline_index: str | os.PathLike | None = None,
+    reduction: Reduction = "sum",
+    alpha: float = 0.01,
+  ):
+    """Opens and checks everything, reads the vectors and compiles.
+
+    Args:
+      index: folder that `index` wrote.
+      checkpoint_path: the dual encoder that also encoded the passages.
+      encoder: pooling, prefixes and lengths; the checkpoint's own when absent.
+      baseline_index: index of the same store without augmentation; proposes
+        candidates beside a ScaNN index.
+      reduction: "sum" or "mean", where the index is not of a view.
+      alpha: where the index is not of a view.
+
+    Raises:
+      InputError: no index there, one of another encoder or store, changed or
+        missing files, or vectors that are not finite.
+      ScannError: ScaNN failed or crashed.
+    """
+    self.index = open_index(index)
+    model = load_dual_encoder(checkpoint_path, config=encoder)
+    check_encoder(self.index, model)
+    view = _open_indexed_view(self.index)
+    if view.augmentation is None and view.store.groups:
+      augmentation = Augmentation(reduction=reduction, alpha=alpha)
+      view = dataclasses.replace(view, augmentation=augmentation)
+    self.augmentation = view.augmentation
+    self.passage_ids = self.index.passage_ids
+    self._indexes = [self.index]
+    if baseline_index is not None:
+      self._indexes.append(_open_baseline(baseline_index, view, model))
+    self._vectors = _Vectors.read(view)
+    self._encoder = QuestionEncoder(model)
+    self._encoder.warm_up()
+    # ScaNN's process starts, and its files are checked, before a question is.
+    self.find(["warm"])
+
+  @property
+  def is_exact(self) -> bool:
+    """Whether all passages are scored."""
+    return any(index.kind == "exact" for index in self._indexes)
+
+  def find(self, questions: Sequence[str]) -> list[Products]:
+    """Encodes at most `MAX_BATCH` questions and scores the passages.
+
+    Raises:
+      InputError: an embedding that is not finite.
+      ScannError: ScaNN failed or crashed.
+    """
+    embeddings = self._encoder.encode(questions)
+    return self._vectors.multiply(embeddings, self._propose(embeddings))
+
+  def _propose(
+    self, embeddings: Float32[np.ndarray, "questions dim"]
+  ) -> list[Int[np.ndarray, " _"] | None]:
+    """The rows worth scoring, by question; None: all."""
+    if self.is_exact:
+      return [None] * len(embeddings)
+    found = [
+      index.search(embeddings, NUM_CANDIDATES)[1] for index in self._indexes
+    ]
+    proposed = [np.unique(rows) for rows in np.concatenate(found, axis=1)]
+    return [rows[rows >= 0] for rows in proposed]
+
+  def close(self) -> None:
+    """Ends ScaNN's processes, if there are any."""
+    for index in self._indexes:
+      index.close()
+
+  def __enter__(self) -> "LiveSearch":
+    return self
+
+  def __exit__(self, *exception: object) -> None:
+    self.close()
+
+
+def _open_indexed_view(index: Index) -> AugmentedView:
+  view = index.open_embeddings()
+  if not view.num_passages:
+    raise InputError(
+      "the index is empty", where=index.path, mend="encode some passages"
+    )
+  return view
+
+
+def _open_baseline(
+  path: str | os.PathLike, view: AugmentedView, model: DualEncoder
+) -> Index:
+  index = open_index(path)
+  check_encoder(index, model)
+  if _open_indexed_view(index).fingerprint != view.store.fingerprint:
+    raise InputError(
+      "the baseline's index is not of the same store as it is",
+      where=path,
+      mend="build it with EMBEDDINGS = the store of the augmented view",
+    )
+  return index

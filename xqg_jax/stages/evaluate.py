@@ -1,0 +1,330 @@
+"""Evaluation: runs scored, compared with a baseline, and written down."""
+
+import dataclasses
+import functools
+import importlib.metadata
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from xqg_jax.augmentation.settings import Augmentation
+from xqg_jax.data.passages import Passage, list_passage_files
+from xqg_jax.data.predictions import write_predictions
+from xqg_jax.data.questions import Question
+from xqg_jax.data.runs import write_run
+from xqg_jax.errors import InputError
+from xqg_jax.evaluation.comparison import Scores, compare_variants
+from xqg_jax.evaluation.examples import choose_examples
+from xqg_jax.evaluation.results import (
+  EXAMPLES_FILE,
+  FORMAT_VERSION,
+  MANIFEST_FILE,
+  Evaluation,
+  describe_metrics,
+  load_evaluation,
+  write_evaluation,
+)
+from xqg_jax.evaluation.scoring import ScoringInputs, score_variants_by_question
+from xqg_jax.evaluation.search_folder import find_run_file
+from xqg_jax.evaluation.variants import (
+  Variant,
+  check_questions,
+  plan_augmentations,
+  read_needed_passages,
+  read_variant,
+  score_augmentations,
+)
+from xqg_jax.io.claims import RUN_FILE, claim_output_dir
+from xqg_jax.io.files import describe_files, read_json, sha256_file, write_json
+
+DEFAULT_MEASURES = ("RR@10", "nDCG@10", "Success@20")
+
+
+def evaluate(
+  *,
+  runs: Mapping[str, str | os.PathLike],
+  questions: str | os.PathLike,
+  passages: str | os.PathLike,
+  output_dir: str | os.PathLike,
+  baseline: str | None = None,
+  qrels: str | os.PathLike | None = None,
+  qrels_field: str | None = None,
+  token_budgets: Sequence[int] = (2000, 5000),
+  measures: Sequence[str] = DEFAULT_MEASURES,
+  alphas: Sequence[float] | Mapping[str, Sequence[float]] = (),
+  reduction: Literal["sum", "mean"] = "sum",
+  num_queries: Sequence[int] = (),
+  augmentations: Mapping[str, Augmentation] | Sequence[Augmentation] = (),
+  tokenizer: Literal["punkt", "no_sentences"] = "punkt",
+  punkt_dir: str | os.PathLike | None = None,
+  k: int = 100,
+  rounds: int = 10_000,
+  seed: int = 0,
+) -> Evaluation:
+  """Scores runs and compares them with a baseline, language by language.
+
+  Prints a table and writes `metrics.json`, `per_question.jsonl`, `table.txt`,
+  `examples.json`, and each variant's `runs/NAME.trec` and
+  `predictions/NAME.json` (what XOR-Retrieve's scorer takes). A second
+  identical call returns what the first wrote.
+
+  Args:
+    runs: search folders, TREC run files or XOR-Retrieve prediction files
+      (`.json`), by the names to show.
+    questions: XOR-TyDi JSONL with answers.
+    passages: the passages that were searched, a file or a folder of files.
+    output_dir: folder to write.
+    baseline: name of the run that the others are compared with; the first by
+      default.
+    qrels: relevance judgements, TREC or JSONL. Without them a passage of a
+      ranking is relevant when it contains an answer, and measures that need
+      all relevant passages (recall, nDCG) are left out.
+    qrels_field: field of JSONL qrels that lists the relevant passages.
+    token_budgets: budgets of success_at_k_tokens (R@2kt, R@5kt).
+    measures: names of ir_measures.
+    alphas: score these alphas too, from the baseline's embeddings (which must
+      come from a search folder): numbers, or {reduction: numbers}.
+    reduction: "sum" or "mean", for `alphas` that are plain numbers.
+    num_queries: each of `alphas` with the first n generated queries of each
+      language, for these n; the store must keep queries apart by rank.
+    augmentations: further augmentations to score likewise.
+    tokenizer: "punkt" counts tokens as the official scorer does and needs
+      NLTK's punkt_tab; "no_sentences" needs no data.
+    punkt_dir: NLTK data folder to look for punkt_tab in.
+    k: passages for each question in the variants of `alphas` and
+      `augmentations`.
+    rounds: of the randomization test and the bootstrap.
+    seed: of both.
+
+  Raises:
+    InputError: bad input; the message names file and line.
+  """
+  if not runs:
+    raise InputError("no runs to evaluate", mend="set RUNS")
+  settings = {
+    "baseline": baseline or next(iter(runs)),
+    "qrels_field": qrels_field,
+    "token_budgets": list(token_budgets),
+    "measures": list(measures),
+    "tokenizer": tokenizer,
+    "k": k,
+    "rounds": rounds,
+    "seed": seed,
+  }
+  if num_queries and not alphas:
+    raise InputError("num_queries without alphas", mend="set ALPHAS, too")
+  planned = plan_augmentations(alphas, reduction, augmentations, num_queries)
+  _check_settings(settings, runs, planned)
+  sources = _describe_sources(runs, questions, passages, qrels)
+  claim = functools.partial(
+    claim_output_dir,
+    output_dir,
+    stage="evaluate",
+    arguments={
+      "inputs": sources,
+      "settings": settings,
+      "augmentations": {n: a.to_json() for n, a in planned.items()},
+    },
+  )
+  if _holds_something(output_dir):
+    claim()
+  if not (pathlib.Path(output_dir) / MANIFEST_FILE).is_file():
+    inputs = ScoringInputs.read(questions, qrels, settings, punkt_dir=punkt_dir)
+    variants = _collect_variants(runs, planned, inputs, settings)
+    texts, variants = read_needed_passages(passages, variants)
+    results = _Results.compute(variants, inputs, texts, settings)
+    # Nothing is written before all input has proved sound.
+    _write(claim(), results, inputs.questions)
+    _finish(pathlib.Path(output_dir), sources, runs)
+  evaluation = load_evaluation(output_dir)
+  print(evaluation.table)
+  return evaluation
+
+
+def _holds_something(folder: str | os.PathLike) -> bool:
+  folder = pathlib.Path(folder)
+  return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def _check_settings(
+  settings: Mapping[str, Any],
+  runs: Mapping[str, Any],
+  planned: Mapping[str, Augmentation],
+) -> None:
+  if settings["baseline"] not in runs:
+    raise InputError(
+      f"the baseline {settings['baseline']!r} is not among the runs "
+      f"{', '.join(runs)}",
+      mend="set BASELINE to one of them",
+    )
+  for name in set(runs) & set(planned):
+    raise InputError(
+      f"{name!r} is a run and an augmentation too", mend="rename the run"
+    )
+  if settings["rounds"] < 1:
+    raise InputError(f"rounds is {settings['rounds']}", mend="use 10000")
+
+
+def _describe_sources(
+  runs: Mapping[str, str | os.PathLike],
+  questions: str | os.PathLike,
+  passages: str | os.PathLike,
+  qrels: str | os.PathLike | None,
+) -> dict[str, Any]:
+  """Paths and checksums of the inputs."""
+  described: dict[str, Any] = {
+    "questions": _describe_file(questions),
+    "runs": {n: _describe_file(find_run_file(p)) for n, p in runs.items()},
+  }
+  if qrels is not None:
+    described["qrels"] = _describe_file(qrels)
+  described["passages"] = {
+    "path": str(passages),
+    "files": describe_files(list_passage_files(passages)),
+  }
+  return described
+
+
+def _describe_file(path: str | os.PathLike) -> dict[str, str]:
+  (described,) = describe_files([path])
+  return {"path": str(path), "sha256": described["sha256"]}
+
+
+def _collect_variants(
+  runs: Mapping[str, str | os.PathLike],
+  planned: Mapping[str, Augmentation],
+  inputs: ScoringInputs,
+  settings: Mapping[str, Any],
+) -> list[Variant]:
+  variants = [read_variant(name, path) for name, path in runs.items()]
+  if planned:
+    source = runs[settings["baseline"]]
+    if not pathlib.Path(source).is_dir():
+      raise InputError(
+        "alphas need the baseline's embeddings, and this is no search folder",
+        where=source,
+        mend="give the folder that `xqg search` wrote as the baseline",
+      )
+    variants += score_augmentations(source, planned, k=settings["k"])
+  # The baseline comes first in every table.
+  variants.sort(key=lambda variant: variant.name != settings["baseline"])
+  for variant in variants:
+    check_questions(variant, inputs.questions, inputs.questions_path)
+  return variants
+
+
+@dataclasses.dataclass(frozen=True)
+class _Results:
+  """All that is to be written."""
+
+  variants: Sequence[Variant]
+  passages: Mapping[str, Passage]
+  scores: Scores
+  metrics: Mapping[str, Any]
+
+  @classmethod
+  def compute(
+    cls,
+    variants: Sequence[Variant],
+    inputs: ScoringInputs,
+    passages: Mapping[str, Passage],
+    settings: Mapping[str, Any],
+  ) -> "_Results":
+    """Scores and compares the variants."""
+    scores, notes = score_variants_by_question(variants, inputs, passages)
+    compared = compare_variants(
+      scores,
+      baseline=settings["baseline"],
+      rounds=settings["rounds"],
+      seed=settings["seed"],
+    )
+    described = {
+      v.name: {
+        "augmentation": v.augmentation and v.augmentation.to_json(),
+        "missing_questions": sum(
+          not v.run.get(q.question_id) for q in inputs.questions
+        ),
+        "measures": compared[v.name],
+      }
+      for v in variants
+    }
+    metrics = describe_metrics(scores, settings, notes, described)
+    metrics["relevance"] = "answers" if inputs.qrels is None else "qrels"
+    return cls(variants, passages, scores, metrics)
+
+
+# --------------------------------------------------------------------- writing
+
+
+def _write(
+  folder: pathlib.Path, results: _Results, questions: Sequence[Question]
+) -> None:
+  names = [variant.name for variant in results.variants]
+  for variant, stem in zip(results.variants, to_file_names(names), strict=True):
+    write_run(folder / "runs" / f"{stem}.trec", variant.run)
+    write_predictions(
+      folder / "predictions" / f"{stem}.json",
+      variant.run,
+      questions=questions,
+      passages=results.passages,
+    )
+  examples = choose_examples(
+    results.metrics,
+    results.scores,
+    {variant.name: variant.run for variant in results.variants},
+    questions,
+    results.passages,
+  )
+  write_json(folder / EXAMPLES_FILE, examples)
+  write_evaluation(folder, results.scores, results.metrics)
+
+
+def to_file_names(names: Sequence[str]) -> list[str]:
+  """File names for variants, different for different names.
+
+  >>> to_file_names(["sum 0.01", "sum/0.01", "base"])
+  ['sum_0.01', 'sum_0.01_2', 'base']
+  """
+  stems: list[str] = []
+  for name in names:
+    safe = "".join(c if c.isalnum() or c in "-._" else "_" for c in name)
+    safe = safe.lstrip(".") or "variant"
+    stem, number = safe, 1
+    while stem in stems:
+      number += 1
+      stem = f"{safe}_{number}"
+    stems.append(stem)
+  return stems
+
+
+def _finish(
+  folder: pathlib.Path,
+  sources: Mapping[str, Any],
+  runs: Mapping[str, str | os.PathLike],
+) -> None:
+  manifests = {name: _read_search_manifest(path) for name, path in runs.items()}
+  manifest = {
+    "format_version": FORMAT_VERSION,
+    "stage": "evaluate",
+    "inputs": sources,
+    "searches": {name: m for name, m in manifests.items() if m},
+    "files": {
+      str(path.relative_to(folder)): sha256_file(path)
+      for path in sorted(folder.rglob("*"))
+      if path.is_file() and path.name != RUN_FILE
+    },
+    "versions": {
+      name: importlib.metadata.version(name)
+      for name in ("numpy", "nltk", "ir-measures")
+    },
+  }
+  write_json(folder / MANIFEST_FILE, manifest)
+
+
+def _read_search_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
+  file = pathlib.Path(path) / MANIFEST_FILE
+  if not file.is_file():
+    return None
+  manifest = read_json(file)
+  return {k: v for k, v in manifest.items() if not isinstance(v, list)}

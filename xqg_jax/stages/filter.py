@@ -1,0 +1,208 @@
+"""The stage `filter`: generated queries without those that would do harm.
+
+What is left is written in the released form again, in the order of the
+passages. An interrupted run goes on at the first shard that is missing or
+damaged, with the same bytes as an unbroken run:
+
+    scores/00000.npz                scores and ranks of a shard's queries
+    part-00000-of-00018.jsonl.gz    one passage a line, released form
+    finished/part-00000-of-....json checksum and counts of a finished shard
+    manifest.json                   at the end: what each filter removed
+"""
+
+import collections
+import os
+import pathlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from xqg_jax.checkpoints import load_dual_encoder
+from xqg_jax.data.collection import (
+  scan_collection,
+)
+from xqg_jax.data.generated_queries import list_shards
+from xqg_jax.errors import InputError
+from xqg_jax.generation.filter_job import NUM_EXAMPLES, FilteringJob
+from xqg_jax.generation.query_files import Record
+from xqg_jax.generation.query_filters import (
+  TEXT_FILTERS,
+)
+from xqg_jax.io.claims import claim_output_dir, lock_folder
+from xqg_jax.io.files import sha256_file, write_json
+from xqg_jax.io.full_disk import tell_of_full_disk
+from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+
+def filter_queries(
+  *,
+  passages: str | os.PathLike,
+  generated_queries: str | os.PathLike,
+  output_dir: str | os.PathLike,
+  text_filters: Sequence[str] = TEXT_FILTERS,
+  checkpoint_path: str | os.PathLike | None = None,
+  encoder: DualEncoderConfig | None = None,
+  round_trip_k: int | None = None,
+  sample_size: int = 10_000,
+  score_percentile: float = 0.0,
+  seed: int = 0,
+  shard_size: int = 1000,
+) -> dict[str, Any]:
+  """Removes generated queries, by one filter after the other.
+
+  Args:
+    passages: TSV or JSONL file, or a folder of such, that the queries were
+      generated from.
+    generated_queries: JSONL file, or folder of such.
+    output_dir: folder to write; readers of generated queries take it whole.
+    text_filters: of `query_filters.TEXT_FILTERS`, in this order: "empty",
+      "duplicate" within a passage, "sentinel", and "script": fewer than half of
+      the letters in that of the language.
+    checkpoint_path: a dual encoder, for the two filters that need one.
+    encoder: its pooling, prefixes and lengths; the checkpoint's own when
+      absent.
+    round_trip_k: keeps queries whose passage is among the best k of it and a
+      sample of the others; None: all.
+    sample_size: passages of this sample.
+    score_percentile: removes so many per cent of the queries, over all
+      languages: those with the smallest inner products with their passages.
+    seed: of the sample.
+    shard_size: passages in a file.
+
+  Returns:
+    The content of `manifest.json`: what each filter removed, with examples.
+
+  Raises:
+    InputError: bad input (the message names file and line), a filter without
+      its dual encoder, a full disk, or an output folder that holds something
+      else.
+  """
+  given = dict(locals())
+  _check(given)
+  collection = scan_collection(passages, generated_queries)
+  model = checkpoint_path and load_dual_encoder(checkpoint_path, config=encoder)
+  paths = [pathlib.Path(passages), *list_shards(generated_queries)]
+  free = ("output_dir", "passages", "generated_queries", "checkpoint_path")
+  arguments = {
+    **{name: value for name, value in given.items() if name not in free},
+    "encoder": model and model.fingerprint,
+    "inputs": [{"name": p.name, "sha256": _digest(p)} for p in paths],
+  }
+  with tell_of_full_disk(pathlib.Path(output_dir)):
+    folder = claim_output_dir(output_dir, stage="filter", arguments=arguments)
+    with lock_folder(folder):
+      job = FilteringJob(
+        folder=folder,
+        collection=collection,
+        shard_size=shard_size,
+        text_filters=tuple(text_filters),
+        encoder=model,
+        sample_size=sample_size,
+        seed=seed,
+        round_trip_k=round_trip_k,
+        score_percentile=score_percentile,
+      )
+      records = job.run()
+      manifest = _make_manifest(records, job.threshold, arguments)
+      write_json(folder / MANIFEST_FILE, manifest)
+  print(format_removed(manifest), file=sys.stderr)
+  return manifest
+
+
+def _check(given: Mapping[str, Any]) -> None:
+  unknown = [name for name in given["text_filters"] if name not in TEXT_FILTERS]
+  if unknown:
+    raise InputError(
+      f"unknown text filter {unknown[0]!r}",
+      mend=f"use those of {', '.join(TEXT_FILTERS)}",
+    )
+  for name in ("round_trip_k", "sample_size", "shard_size"):
+    if given[name] is not None and given[name] < 1:
+      raise InputError(f"{name} is {given[name]}", mend="use 1 or more")
+  percentile = given["score_percentile"]
+  if not 0 <= percentile < 100:
+    raise InputError(
+      f"score_percentile is {percentile}", mend="use 0 or more, below 100"
+    )
+  needs_encoder = given["round_trip_k"] is not None or percentile > 0
+  if needs_encoder != (given["checkpoint_path"] is not None):
+    raise InputError(
+      "a dual encoder and a filter that uses it go together",
+      mend="set CHECKPOINT_PATH with ROUND_TRIP_K or SCORE_PERCENTILE",
+    )
+
+
+def _digest(path: pathlib.Path) -> str | list[str]:
+  if not path.is_dir():
+    return sha256_file(path)
+  return [sha256_file(file) for file in sorted(path.iterdir())]
+
+
+# ------------------------------------------------------------------------- job
+
+
+# -------------------------------------------------------------------- manifest
+
+
+def _make_manifest(
+  records: Sequence[Record],
+  threshold: float | None,
+  arguments: Mapping[str, Any],
+) -> dict[str, Any]:
+  removed: dict[str, collections.Counter] = {}
+  examples = collections.defaultdict(list)
+  for record in records:
+    for language, row in record["counts"].items():
+      removed.setdefault(language, collections.Counter()).update(row)
+      removed.setdefault("all", collections.Counter()).update(row)
+    for name, found in record["examples"].items():
+      examples[name] = (examples[name] + found)[:NUM_EXAMPLES]
+  num_queries = removed.get("all", {}).pop("queries", 0)
+  for row in removed.values():
+    row.pop("queries", None)
+  num_removed = sum(removed.get("all", {}).values())
+  shards = [
+    {name: record[name] for name in ("name", "num_passages", "sha256")}
+    for record in records
+  ]
+  return {
+    "format_version": FORMAT_VERSION,
+    "num_queries": num_queries,
+    "num_kept": num_queries - num_removed,
+    "removed": removed,
+    "score_threshold": threshold,
+    "examples": examples,
+    **arguments,
+    "shards": shards,
+  }
+
+
+def format_removed(manifest: Mapping[str, Any]) -> str:
+  """What each filter removed, a line each.
+
+  >>> print(
+  ...   format_removed(
+  ...     {
+  ...       "num_queries": 50,
+  ...       "num_kept": 47,
+  ...       "removed": {"fi": {"script": 3}, "all": {"script": 3}},
+  ...     }
+  ...   )
+  ... )
+  47 of 50 generated queries are kept
+  script removed 3 (6.0%): fi 3
+  """
+  total, removed = manifest["num_queries"], manifest["removed"]
+  lines = [f"{manifest['num_kept']:,} of {total:,} generated queries are kept"]
+  for name, count in removed.get("all", {}).items():
+    by_language = ", ".join(
+      f"{language} {row[name]:,}"
+      for language, row in removed.items()
+      if language != "all" and row.get(name)
+    )
+    share = f"{100 * count / total:.1f}%"
+    lines.append(f"{name} removed {count:,} ({share}): {by_language}")
+  return "\n".join(lines)

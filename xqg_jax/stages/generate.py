@@ -1,0 +1,346 @@
+"""The stage `generate`: queries in several languages for every passage.
+
+Passages are worked on in shards of fixed size. A shard's file appears whole,
+and an interrupted run goes on at the first one that is missing or damaged,
+with the same bytes as an unbroken run:
+
+    health_sample.json              how the queries of a sample look
+    skipped_passages.tsv            passages without text, if there are any
+    part-00000-of-00018.jsonl.gz    one passage a line, released form
+    finished/part-00000-of-....json checksum and counts of a finished shard
+    manifest.json                   at the end: all counts, all checksums
+"""
+
+import dataclasses
+import os
+import pathlib
+import random
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import tqdm
+
+from xqg_jax.checkpoints import QueryGenerator, load_query_generator
+from xqg_jax.data.languages import XOR_TYDI_LANGUAGES, get_languages
+from xqg_jax.data.passages import Passage, list_passage_files, read_passages
+from xqg_jax.errors import InputError
+from xqg_jax.generation.decoding import Sampling
+from xqg_jax.generation.health import add_counts, to_shares
+from xqg_jax.generation.job import GenerationJob, Turn, wait_until
+from xqg_jax.generation.output_vocabulary import (
+  TextSource,
+  make_language_vocabularies,
+)
+from xqg_jax.generation.query_writer import QuerySettings, QueryWriter
+from xqg_jax.io.claims import RUN_FILE, claim_output_dir, lock_folder
+from xqg_jax.io.files import sha256_file, write_json, write_text
+from xqg_jax.io.full_disk import tell_of_full_disk
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+SKIPPED_FILE = "skipped_passages.tsv"
+# Passages whose queries are looked at before all others are written.
+_SAMPLE_SIZE = 20
+
+
+def generate(
+  *,
+  checkpoint_path: str | os.PathLike,
+  passages: str | os.PathLike,
+  output_dir: str | os.PathLike,
+  tokenizer_path: str | os.PathLike | None = None,
+  languages: Sequence[str] = XOR_TYDI_LANGUAGES,
+  language_in: Literal["prompt", "decoder"] | None = None,
+  num_queries: int = 5,
+  top_k: int = 10,
+  top_p: float = 1.0,
+  temperature: float = 1.0,
+  max_input_length: int = 256,
+  max_query_length: int = 32,
+  seed: int = 0,
+  batch_size: int = 64,
+  shard_size: int = 1000,
+  dtype: Literal["float32", "bfloat16"] = "float32",
+  vocabulary_texts: TextSource | None = None,
+  approximate_top_k: bool = False,
+  force: bool = False,
+  price_per_chip_hour: float | None = None,
+) -> dict[str, Any]:
+  """Writes queries for every passage, as sharded JSONL.gz.
+
+  A passage's queries depend on the model, the arguments and the passage alone,
+  not on its shard or on the number of devices. (`batch_size` may change a token
+  where two are equally likely to the last bit.)
+
+  Several processes joined by `jax.distributed` share the shards.
+
+  Args:
+    checkpoint_path: the query generator; T5X's checkpoints are taken as well.
+    passages: TSV or JSONL file, or a folder of such; passages without text are
+      left out and listed.
+    output_dir: folder to write; readers of generated queries take it whole.
+    tokenizer_path: the tokenizer of a checkpoint that has none beside it, as
+      those of T5X: a `sentencepiece.model`, a `tokenizer.json`, or a folder.
+    languages: codes of ISO 639.
+    language_in: what names the language, the prompt or the decoder's first
+      tokens; None: as the checkpoint was trained, "prompt" where it does not
+      say.
+    num_queries: queries for each passage and language.
+    top_k: the number of likeliest tokens to draw from; 1 is greedy, 0 all.
+    top_p: of those, the likeliest with at least this probability together.
+    temperature: divides the logits.
+    max_input_length: tokens of a prompt; the end of longer passages is cut,
+      and the manifest says how often.
+    max_query_length: tokens of a query.
+    seed: of all random draws.
+    batch_size: prompts worked on at a time on each device.
+    shard_size: passages in a file.
+    dtype: of matrix products.
+    vocabulary_texts: real text or questions in each language, as
+      `output_vocabulary.read_texts` takes them. Queries then hold no tokens but
+      those of their language's texts, single letters of its script and of
+      ASCII, digits and punctuation: faster, and no longer the whole model's
+      choice. The manifest says what a table lacks.
+    approximate_top_k: on TPUs, find the likeliest tokens approximately.
+    force: goes on even if queries look as those of an untrained generator.
+    price_per_chip_hour: of each device, to say what is left to pay.
+
+  Returns:
+    The content of `manifest.json`: counts, checksums and health.
+
+  Raises:
+    InputError: bad input (the message names file and line), a damaged
+      checkpoint or one that looks untrained, a full disk, or an output folder
+      that holds something else.
+  """
+  given = dict(locals())
+  settings = _read_settings(given)
+  scan = _scan(passages)
+  writer, arguments = _open_writer(given, settings)
+  turn = Turn(jax.process_index(), jax.process_count())
+  with tell_of_full_disk(pathlib.Path(output_dir)):
+    job = GenerationJob(
+      folder=_claim(output_dir, arguments, turn),
+      passages=pathlib.Path(passages),
+      num_passages=scan.num_passages,
+      shard_size=shard_size,
+      writer=writer,
+      turn=turn,
+      force=force,
+      hourly_price=price_per_chip_hour
+      and price_per_chip_hour * jax.local_device_count(),
+    )
+    return _run(job, scan, arguments)
+
+
+def _read_settings(given: Mapping[str, Any]) -> QuerySettings:
+  """Checks the arguments of `generate` that need no file to be read."""
+  if given["shard_size"] < 1:
+    raise InputError(
+      f"shard_size is {given['shard_size']}", mend="use 1 or more"
+    )
+  sampling = Sampling(
+    top_k=given["top_k"],
+    top_p=given["top_p"],
+    temperature=given["temperature"],
+    approximate=given["approximate_top_k"],
+  )
+  same = (
+    "num_queries",
+    "max_input_length",
+    "max_query_length",
+    "seed",
+    "batch_size",
+  )
+  return QuerySettings(
+    languages=get_languages(given["languages"]),
+    sampling=sampling,
+    language_in=given["language_in"] or "prompt",
+    **{name: given[name] for name in same},
+  )
+
+
+def _open_writer(
+  given: Mapping[str, Any], settings: QuerySettings
+) -> tuple[QueryWriter, dict[str, Any]]:
+  """Loads the model; returns what writes, and what decides the bytes."""
+  dtype, source = given["dtype"], given["vocabulary_texts"]
+  generator = load_query_generator(
+    given["checkpoint_path"],
+    tokenizer_path=given["tokenizer_path"],
+    dtype=dtype,
+  )
+  language_in = _find_language_in(generator, given["language_in"])
+  settings = dataclasses.replace(settings, language_in=language_in)
+  _check_languages(generator, settings)
+  vocabularies = source and make_language_vocabularies(
+    generator.tokenizer,
+    source,
+    settings.languages,
+    vocab_size=generator.config.vocab_size,
+  )
+  arguments = {
+    "generator": _describe(generator),
+    "passages": [
+      {"name": path.name, "sha256": sha256_file(path)}
+      for path in list_passage_files(given["passages"])
+    ],
+    "settings": _to_json(settings),
+    "shard_size": given["shard_size"],
+    "dtype": dtype,
+    "output_vocabulary": vocabularies
+    and {code: table.describe() for code, table in vocabularies.items()},
+  }
+  writer = QueryWriter(generator, settings, vocabularies=vocabularies)
+  return writer, arguments
+
+
+def _find_language_in(generator: QueryGenerator, wanted: str | None) -> str:
+  """What names the language, by the checkpoint and by what is asked for."""
+  trained = generator.language_in
+  if None not in (trained, wanted) and trained != wanted:
+    raise InputError(
+      f"LANGUAGE_IN is {wanted!r}, but the checkpoint was trained with the "
+      f"language in the {trained}",
+      mend="leave LANGUAGE_IN out",
+    )
+  return wanted or trained or "prompt"
+
+
+def _check_languages(
+  generator: QueryGenerator, settings: QuerySettings
+) -> None:
+  """Warns of languages that the generator has not been trained for."""
+  if not generator.languages:
+    return
+  others = [
+    f"{language.name} ({language.code})"
+    for language in settings.languages
+    if language.code not in generator.languages
+  ]
+  if others:
+    print(
+      f"xqg: warning: the checkpoint was not trained for {', '.join(others)}, "
+      f"only for {', '.join(generator.languages)}",
+      file=sys.stderr,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+  """Input that was read once from end to end and found sound.
+
+  Attributes:
+    num_passages: with a text.
+    sample: some of them, drawn evenly.
+    skipped: `file:line` and id of those without a text.
+  """
+
+  num_passages: int
+  sample: list[Passage]
+  skipped: list[tuple[str, str]]
+
+
+def _scan(passages: str | os.PathLike) -> Scan:
+  """Reads all passages once, so that later nothing can be wrong with them."""
+  draw, count = random.Random(0), 0
+  sample: dict[int, tuple[int, Passage]] = {}
+  skipped: list[tuple[str, str]] = []
+
+  def skip(where: str, passage: Passage) -> None:
+    skipped.append((pathlib.Path(where).name, passage.passage_id))
+
+  for passage in tqdm.tqdm(
+    read_passages(passages, on_empty=skip),
+    desc="check input",
+    unit=" passages",
+  ):
+    # Algorithm R: each of the passages so far is as likely in the sample.
+    place = count if count < _SAMPLE_SIZE else draw.randrange(count + 1)
+    if place < _SAMPLE_SIZE:
+      sample[place] = (count, passage)
+    count += 1
+  if not count:
+    raise InputError(
+      "no passage has a text", where=passages, mend="fill in the texts"
+    )
+  drawn = [passage for _, passage in sorted(sample.values(), key=_first)]
+  return Scan(count, drawn, skipped)
+
+
+def _first(pair: tuple[int, Passage]) -> int:
+  return pair[0]
+
+
+def _claim(
+  output_dir: str | os.PathLike, arguments: Mapping[str, Any], turn: Turn
+) -> pathlib.Path:
+  """Claims the folder, the first process before the others."""
+  if turn.index > 0:
+    wait_until((pathlib.Path(output_dir) / RUN_FILE).exists)
+  return claim_output_dir(output_dir, stage="generate", arguments=arguments)
+
+
+def _run(
+  job: GenerationJob, scan: Scan, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+  is_first = job.turn.index == 0
+  name = ".lock" if is_first else f".lock-{job.turn.index}"
+  with lock_folder(job.folder, name=name):
+    if is_first and scan.skipped:
+      _list_skipped(job.folder, scan.skipped)
+    job.check_sample(scan.sample)
+    manifest = _make_manifest(job.run(), arguments, len(scan.skipped))
+    if is_first:
+      write_json(job.folder / MANIFEST_FILE, manifest)
+  return manifest
+
+
+def _list_skipped(
+  folder: pathlib.Path, skipped: Sequence[tuple[str, str]]
+) -> None:
+  print(
+    f"xqg: warning: {len(skipped):,} passages have no text and are left out; "
+    f"see {folder / SKIPPED_FILE}",
+    file=sys.stderr,
+  )
+  lines = (f"{where}\t{passage_id}\n" for where, passage_id in skipped)
+  write_text(folder / SKIPPED_FILE, "".join(lines))
+
+
+def _describe(generator: QueryGenerator) -> dict[str, str]:
+  return {
+    "fingerprint": generator.fingerprint,
+    "tokenizer_fingerprint": generator.tokenizer.fingerprint,
+  }
+
+
+def _to_json(settings: QuerySettings) -> dict[str, Any]:
+  codes = [language.code for language in settings.languages]
+  return dataclasses.asdict(settings) | {"languages": codes}
+
+
+def _make_manifest(
+  records: Sequence[Mapping[str, Any]],
+  arguments: Mapping[str, Any],
+  num_skipped: int,
+) -> dict[str, Any]:
+  counts = add_counts(record["counts"] for record in records)
+  totals = {
+    name: sum(record[name] for record in records)
+    for name in ("num_passages", "num_queries", "num_cut_prompts")
+  }
+  shards = [
+    {name: record[name] for name in ("name", "num_passages", "sha256")}
+    for record in records
+  ]
+  return {
+    "format_version": FORMAT_VERSION,
+    **totals,
+    "num_skipped_passages": num_skipped,
+    **arguments,
+    "health": to_shares(counts),
+    "shards": shards,
+  }

@@ -1,0 +1,152 @@
+"""Stage `index`: ScaNN tuned to a wanted index recall, or exact search."""
+
+import os
+import pathlib
+import sys
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from xqg_jax.augmentation.views import AugmentedView, open_view
+from xqg_jax.errors import InputError
+from xqg_jax.indexes.index import (
+  FORMAT_VERSION,
+  IDS_FILE,
+  MANIFEST_FILE,
+  Index,
+  open_index,
+)
+from xqg_jax.indexes.scann.index import MIN_VECTORS, derive_parameters
+from xqg_jax.indexes.scann.shards import build_shards
+from xqg_jax.indexes.scann.tuning import (
+  make_tuning_queries,
+  read_tuning_queries,
+)
+from xqg_jax.indexes.settings import IndexWishes
+from xqg_jax.io.claims import claim_output_dir, lock_folder
+from xqg_jax.io.files import sha256_file, write_json, write_lines
+from xqg_jax.io.locations import relate_location
+
+
+def build_index(
+  *,
+  embeddings: str | os.PathLike,
+  output_dir: str | os.PathLike,
+  kind: Literal["scann", "exact"] = "scann",
+  num_leaves: int | None = None,
+  num_leaves_to_search: int | None = None,
+  num_reordered: int | None = None,
+  target_index_recall: float = 0.99,
+  k: int = 100,
+  tuning_queries: str | os.PathLike | None = None,
+  num_tuning_queries: int = 256,
+  seed: int = 0,
+  num_shards: int | None = None,
+  rows_per_shard: int | None = None,
+) -> Index:
+  """Builds an index over a store or an augmented view.
+
+  Args:
+    embeddings: folder that `encode` or `augment` wrote.
+    output_dir: folder to write; an identical call finds its work done.
+    kind: "scann", or "exact" for a full search of all vectors. Fewer than 200
+      passages are always searched exactly.
+    num_leaves: cells of ScaNN's tree; about the root of the number of
+      passages when absent.
+    num_leaves_to_search: cells looked into for each query; tuned when absent.
+    num_reordered: candidates scored exactly; tuned when absent.
+    target_index_recall: share of the exact k nearest neighbors to be found.
+    k: the number of neighbors to tune for.
+    tuning_queries: .npy file of question vectors to tune with; passages moved
+      by noise when absent.
+    num_tuning_queries: how many to tune with, and as many others to measure.
+    seed: decides which.
+    num_shards: ScaNN indexes that the passages are divided among, for corpora
+      beyond a machine's memory; 1 when absent.
+    rows_per_shard: passages in one, at most, instead of their number.
+
+  Returns:
+    The index; its manifest tells the recall and speed measured on queries
+    that were not used for tuning.
+
+  Raises:
+    InputError: bad arguments, or a folder that holds something else.
+    ScannError: ScaNN failed or crashed.
+  """
+  wishes = IndexWishes(
+    kind=kind,
+    num_leaves=num_leaves,
+    num_leaves_to_search=num_leaves_to_search,
+    num_reordered=num_reordered,
+    target_index_recall=target_index_recall,
+    k=k,
+    num_tuning_queries=num_tuning_queries,
+    seed=seed,
+    num_shards=num_shards,
+    rows_per_shard=rows_per_shard,
+  )
+  view = open_view(embeddings)
+  if not view.num_passages:
+    raise InputError(
+      "the corpus is empty", where=embeddings, mend="encode some passages"
+    )
+  fewest = min(np.diff(wishes.cut(view.num_passages)))
+  derive_parameters(int(fewest), k=k, num_leaves=num_leaves)
+  queries = None
+  if tuning_queries is not None:
+    queries = read_tuning_queries(
+      tuning_queries,
+      dim=view.dim,
+      num_queries=2 * num_tuning_queries,
+      seed=seed,
+    )
+  folder = claim_output_dir(
+    output_dir,
+    stage="index",
+    arguments={
+      **wishes.to_json(),
+      "embeddings_fingerprint": view.fingerprint,
+      "tuning_queries": tuning_queries and sha256_file(tuning_queries),
+    },
+  )
+  if not (folder / MANIFEST_FILE).exists():
+    location = relate_location(embeddings, folder)
+    with lock_folder(folder):
+      _write_index(folder, view, wishes, queries, location)
+  return open_index(folder)
+
+
+def _write_index(
+  folder: pathlib.Path,
+  view: AugmentedView,
+  wishes: IndexWishes,
+  queries: Float[np.ndarray, "queries dim"] | None,
+  location: str,
+) -> None:
+  write_lines(folder / IDS_FILE, view.passage_ids)
+  manifest = {
+    "format_version": FORMAT_VERSION,
+    "kind": wishes.kind,
+    "num_passages": view.num_passages,
+    "dim": view.dim,
+    "embeddings": location,
+    "embeddings_fingerprint": view.fingerprint,
+    "encoder_fingerprint": view.store.encoder_fingerprint,
+    "passage_ids": sha256_file(folder / IDS_FILE),
+    "notes": [],
+  }
+  if wishes.kind == "scann" and view.num_passages < MIN_VECTORS:
+    note = (
+      f"{view.num_passages} passages are fewer than {MIN_VECTORS}: "
+      "searched exactly instead of with ScaNN"
+    )
+    print(f"xqg index: {note}", file=sys.stderr)
+    manifest |= {"kind": "exact", "notes": [note]}
+  elif wishes.kind == "scann":
+    if queries is None:
+      queries = make_tuning_queries(
+        view, num_queries=2 * wishes.num_tuning_queries, seed=wishes.seed
+      )
+    manifest |= build_shards(folder, view, wishes, queries)
+  write_json(folder / MANIFEST_FILE, manifest)

@@ -1,0 +1,163 @@
+"""Stage `search`: the passages of an index for questions.
+
+run.trec                 ranked passages with scores
+question_embeddings.npy  [questions, dim] float32, in order of question_ids
+manifest.json            index, embeddings, encoder, question ids, languages
+"""
+
+import dataclasses
+import functools
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from xqg_jax.checkpoints import load_dual_encoder
+from xqg_jax.data.questions import Question, read_questions
+from xqg_jax.data.runs import Run, make_run, write_run
+from xqg_jax.encoding.texts import encode_texts
+from xqg_jax.errors import InputError
+from xqg_jax.evaluation.search_folder import (
+  EMBEDDINGS_FILE,
+  FORMAT_VERSION,
+  MANIFEST_FILE,
+  RUN_FILE,
+)
+from xqg_jax.indexes.exact.search import EXACT, ExactSettings
+from xqg_jax.indexes.index import Index, check_encoder, open_index
+from xqg_jax.io.claims import claim_output_dir, lock_folder
+from xqg_jax.io.files import sha256_file, write_array, write_json
+from xqg_jax.io.locations import relate_location
+from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
+from xqg_jax.runtime.processes import is_first_process, wait_for_all
+
+
+def search(
+  *,
+  index: str | os.PathLike,
+  questions: str | os.PathLike,
+  checkpoint_path: str | os.PathLike,
+  output_dir: str | os.PathLike,
+  encoder: DualEncoderConfig | None = None,
+  k: int = 100,
+  exact: ExactSettings = EXACT,
+) -> pathlib.Path:
+  """Encodes questions and finds the k nearest passages of each.
+
+  Args:
+    index: folder that `index` wrote.
+    questions: XOR-TyDi JSONL file.
+    checkpoint_path: the dual encoder that also encoded the passages.
+    output_dir: folder to write; an identical call finds its work done.
+    encoder: pooling, prefixes and lengths; the checkpoint's own when absent.
+    k: passages for each question; all of them when the index holds fewer.
+    exact: dtype and, on TPUs, recall of the search of an exact index.
+
+  Returns:
+    The folder.
+
+  Raises:
+    InputError: bad questions (the message names file and line), an index of
+      another encoder's vectors or with changed files, or an output folder
+      that holds something else.
+    ScannError: ScaNN failed or crashed.
+  """
+  if k < 1:
+    raise InputError(f"k is {k}", mend="ask for at least one passage")
+  opened = open_index(index)
+  asked = read_questions(questions)
+  model = load_dual_encoder(checkpoint_path, config=encoder)
+  check_encoder(opened, model)
+  claim = functools.partial(
+    claim_output_dir,
+    output_dir,
+    stage="search",
+    arguments={
+      "index_fingerprint": opened.fingerprint,
+      "questions": sha256_file(questions),
+      "encoder_fingerprint": model.fingerprint,
+      "query_length": model.config.query_length,
+      "k": k,
+      **({} if exact == EXACT else dataclasses.asdict(exact)),
+    },
+  )
+  # The folder is the first process's: the others find it claimed.
+  if is_first_process():
+    claim()
+  wait_for_all(f"claim of {output_dir}")
+  folder = claim()
+  is_done = (folder / MANIFEST_FILE).exists()
+  wait_for_all(f"look at {output_dir}")
+  if not is_done:
+    name = ".lock" if is_first_process() else f".lock-{jax.process_index()}"
+    with lock_folder(folder, name), opened:
+      _write_search(folder, opened, asked, model, k, exact)
+    wait_for_all(f"run of {output_dir}")
+  return folder
+
+
+def _write_search(
+  folder: pathlib.Path,
+  index: Index,
+  questions: Sequence[Question],
+  model: DualEncoder,
+  k: int,
+  exact: ExactSettings,
+) -> None:
+  embeddings, run = _find_passages(index, questions, model, k, exact)
+  if not is_first_process():
+    return
+  write_run(folder / RUN_FILE, run)
+  write_array(folder / EMBEDDINGS_FILE, embeddings)
+  manifest = {
+    "format_version": FORMAT_VERSION,
+    "index": relate_location(index.path, folder),
+    "index_fingerprint": index.fingerprint,
+    "index_kind": index.kind,
+    "embeddings": relate_location(index.embeddings, folder),
+    "embeddings_fingerprint": index.manifest["embeddings_fingerprint"],
+    "encoder_fingerprint": model.fingerprint,
+    "k": k,
+    "run": sha256_file(folder / RUN_FILE),
+    "question_embeddings": sha256_file(folder / EMBEDDINGS_FILE),
+    "question_ids": [question.question_id for question in questions],
+    "languages": [question.language for question in questions],
+  }
+  write_json(folder / MANIFEST_FILE, manifest)
+
+
+def _find_passages(
+  index: Index,
+  questions: Sequence[Question],
+  model: DualEncoder,
+  k: int,
+  exact: ExactSettings,
+) -> tuple[Float[np.ndarray, "questions dim"], Run]:
+  """Encodes and searches, and tells how fast that went."""
+  passage_ids = index.passage_ids
+  started = time.perf_counter()
+  embeddings = encode_texts(
+    model,
+    [model.format_query(question.question) for question in questions],
+    side="query",
+    max_length=model.config.query_length,
+  )
+  encoded = time.perf_counter()
+  scores, rows = index.search(
+    embeddings, k, settings=exact, across_processes=True
+  )
+  searched = time.perf_counter()
+  print(
+    f"{len(questions)} questions: "
+    f"encoded {len(questions) / (encoded - started):,.0f}/s, "
+    f"searched {len(questions) / (searched - encoded):,.0f}/s ({index.kind})",
+    file=sys.stderr,
+  )
+  question_ids = [question.question_id for question in questions]
+  return embeddings, make_run(question_ids, passage_ids, scores, rows)

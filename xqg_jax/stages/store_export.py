@@ -1,0 +1,147 @@
+"""`xqg store export`: vectors for programs that do not read stores."""
+
+import os
+import pathlib
+import struct
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import numpy as np
+import tqdm
+from jaxtyping import Float32
+
+from xqg_jax.augmentation.views import AugmentedView, open_view
+from xqg_jax.errors import InputError
+from xqg_jax.io.claims import claim_output_dir, lock_folder
+from xqg_jax.io.files import (
+  atomic_path,
+  import_pyarrow,
+  write_json,
+  write_lines,
+  write_npy,
+  write_rows,
+)
+from xqg_jax.io.locations import cannot_write
+
+FORMATS = ("numpy", "parquet", "faiss")
+MANIFEST_FILE = "manifest.json"
+IDS_FILE = "passage_ids.txt"
+_BLOCK_SIZE = 65_536
+# A flat index of inner products, as FAISS writes it: its name and metric, two
+# fields that it ignores, and that it needs no training.
+_FAISS_NAME, _FAISS_UNUSED, _FAISS_INNER_PRODUCT = b"IxFI", 1 << 20, 0
+
+
+def export_store(
+  *,
+  store: str | os.PathLike,
+  output_dir: str | os.PathLike,
+  format: Literal["numpy", "parquet", "faiss"] = "numpy",
+) -> pathlib.Path:
+  """Writes a store's or a view's vectors in float32 for other programs.
+
+  "numpy" writes `embeddings.npy` and `passage_ids.txt`; "faiss" a flat index
+  of inner products, `embeddings.faiss`, beside the ids; "parquet" files of
+  `passage_id` and `embedding`, one a block (needs pyarrow, the extra
+  `parquet`). Vectors stream through memory.
+
+  Args:
+    store: folder of a store or of a view.
+    output_dir: folder to write; an identical call finds its work done.
+    format: one of the three.
+
+  Returns:
+    The folder.
+
+  Raises:
+    InputError: no such store, a damaged one, a full disk, no pyarrow, or
+      another process that writes there.
+  """
+  if format not in FORMATS:
+    raise InputError(
+      f"unknown format {format!r}", mend=f"use one of {', '.join(FORMATS)}"
+    )
+  view = open_view(store)
+  folder = claim_output_dir(
+    output_dir,
+    stage="store export",
+    arguments={"view_fingerprint": view.fingerprint, "format": format},
+  )
+  if not (folder / MANIFEST_FILE).exists():
+    with lock_folder(folder):
+      _write(view, folder, format)
+  return folder
+
+
+def _write(view: AugmentedView, folder: pathlib.Path, format: str) -> None:
+  writers: dict[str, Callable[[AugmentedView, pathlib.Path], None]] = {
+    "numpy": _write_numpy,
+    "faiss": _write_faiss,
+    "parquet": _write_parquet,
+  }
+  try:
+    writers[format](view, folder)
+  except OSError as error:
+    raise cannot_write(folder, error) from None
+  write_json(
+    folder / MANIFEST_FILE,
+    {
+      "format": format,
+      "num_passages": view.num_passages,
+      "dim": view.dim,
+      "view_fingerprint": view.fingerprint,
+      "encoder_fingerprint": view.store.encoder_fingerprint,
+    },
+  )
+
+
+def _stream(
+  view: AugmentedView,
+) -> Iterator[tuple[int, Float32[np.ndarray, "rows dim"]]]:
+  with tqdm.tqdm(
+    desc="export", total=view.num_passages, unit=" passages"
+  ) as progress:
+    for start, vectors in view.blocks(_BLOCK_SIZE):
+      yield start, vectors.astype(np.float32, copy=False)
+      progress.update(len(vectors))
+
+
+def _write_numpy(view: AugmentedView, folder: pathlib.Path) -> None:
+  shape = (view.num_passages, view.dim)
+  with atomic_path(folder / "embeddings.npy") as partial:
+    with partial.open("wb") as file:
+      write_npy(file, (vectors for _, vectors in _stream(view)), shape=shape)
+  write_lines(folder / IDS_FILE, view.passage_ids)
+
+
+def _write_faiss(view: AugmentedView, folder: pathlib.Path) -> None:
+  header = struct.pack(
+    "<4siqqq?iQ",
+    _FAISS_NAME,
+    view.dim,
+    view.num_passages,
+    _FAISS_UNUSED,
+    _FAISS_UNUSED,
+    True,
+    _FAISS_INNER_PRODUCT,
+    view.num_passages * view.dim,
+  )
+  with atomic_path(folder / "embeddings.faiss") as partial:
+    with partial.open("wb") as file:
+      file.write(header)
+      write_rows(file, (vectors for _, vectors in _stream(view)))
+  write_lines(folder / IDS_FILE, view.passage_ids)
+
+
+def _write_parquet(view: AugmentedView, folder: pathlib.Path) -> None:
+  arrow, parquet = import_pyarrow()
+  ids = view.passage_ids
+  for start, vectors in _stream(view):
+    flat = arrow.array(np.ascontiguousarray(vectors).reshape(-1))
+    columns = {
+      "passage_id": arrow.array(ids[start : start + len(vectors)]),
+      "embedding": arrow.FixedSizeListArray.from_arrays(flat, view.dim),
+    }
+    name = f"part-{start // _BLOCK_SIZE:05d}.parquet"
+    with atomic_path(folder / name) as partial:
+      parquet.write_table(arrow.table(columns), partial)

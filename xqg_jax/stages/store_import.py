@@ -1,0 +1,135 @@
+"""`xqg store import`: a store from vectors that other programs made."""
+
+import os
+import pathlib
+from collections.abc import Iterator
+from typing import Literal
+
+import tqdm
+
+from xqg_jax.checkpoints import load_dual_encoder
+from xqg_jax.data.passages import SeenIds
+from xqg_jax.errors import InputError
+from xqg_jax.io.claims import claim_output_dir, lock_folder
+from xqg_jax.io.files import sha256_file
+from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+from xqg_jax.store.shards import (
+  DTYPES,
+  ShardArrays,
+  read_shard_record,
+  write_shard,
+)
+from xqg_jax.store.store import EmbeddingStore, open_store, write_manifest
+from xqg_jax.store.vector_checks import check_vectors
+from xqg_jax.store.vector_files import Part, choose_reader, list_vector_files
+
+
+def import_vectors(
+  *,
+  vectors: str | os.PathLike,
+  output_dir: str | os.PathLike,
+  passage_ids: str | os.PathLike | None = None,
+  checkpoint_path: str | os.PathLike | None = None,
+  encoder: DualEncoderConfig | None = None,
+  id_column: str = "passage_id",
+  vector_column: str = "embedding",
+  dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+  shard_size: int = 8192,
+) -> EmbeddingStore:
+  """Makes a store of passage vectors from an .npy file or from parquet.
+
+  Args:
+    vectors: `.npy` of shape [passages, dim], or a parquet file or folder.
+    output_dir: folder of the store; an interrupted run goes on.
+    passage_ids: text file with one id a line, for `.npy`.
+    checkpoint_path: the dual encoder that made the vectors, so that `search`
+      can tell whether questions are encoded by the same; None: unknown.
+    encoder: pooling, prefixes and lengths, where the checkpoint has none.
+    id_column: of parquet.
+    vector_column: of parquet: lists of numbers, all of one length.
+    dtype: of the vectors on disk.
+    shard_size: passages in a shard.
+
+  Returns:
+    The store.
+
+  Raises:
+    InputError: a pickle, a malformed file, an id that is missing or stands
+      twice, or a value that is not finite. No bad input claims the folder.
+  """
+  if dtype not in DTYPES:
+    raise InputError(
+      f"unknown dtype {dtype!r}", mend=f"use one of {', '.join(DTYPES)}"
+    )
+  files = list_vector_files(pathlib.Path(vectors))
+  columns = (id_column, vector_column)
+  read = choose_reader(files, passage_ids, columns, shard_size)
+  dim = _check_parts(read(), pathlib.Path(vectors))
+  inputs = [{"name": f.name, "sha256": sha256_file(f)} for f in files]
+  identity = {"fingerprint": "unknown", "config": None}
+  if checkpoint_path is not None:
+    model = load_dual_encoder(checkpoint_path, config=encoder)
+    identity["fingerprint"] = model.fingerprint
+  folder = claim_output_dir(
+    output_dir,
+    stage="store import",
+    arguments={
+      "vectors": inputs,
+      "passage_ids": passage_ids and sha256_file(passage_ids),
+      "columns": columns,
+      "encoder": identity,
+      "dtype": dtype,
+      "shard_size": shard_size,
+    },
+  )
+  with lock_folder(folder):
+    write_manifest(
+      folder,
+      shards=_write_shards(folder, read(), dtype),
+      dim=dim,
+      dtype=dtype,
+      encoder=identity,
+      groups=[],
+      inputs={"vectors": inputs},
+    )
+  return open_store(folder)
+
+
+def _check_parts(parts: Iterator[Part], path: pathlib.Path) -> int:
+  """Reads all input once and finds it sound; returns the vectors' dimension."""
+  seen, row, dim = SeenIds(), 0, 0
+  for ids, vectors in tqdm.tqdm(parts, desc="check input", unit=" parts"):
+    for passage_id in ids:
+      if not passage_id or "\n" in passage_id or "\r" in passage_id:
+        raise InputError(
+          f"passage id {passage_id!r} is empty or has a line break in it",
+          where=path,
+          mend="give the passage an id of one line",
+        )
+      if not seen.add(passage_id):
+        raise InputError(
+          f"passage id {passage_id!r} stands twice",
+          where=path,
+          mend="make ids unique",
+        )
+    check_vectors(vectors, f"{path}: vector", first_row=row)
+    row, dim = row + len(ids), vectors.shape[1]
+  if not dim:
+    raise InputError("no vectors in it", where=path, mend="check VECTORS")
+  return dim
+
+
+def _write_shards(
+  folder: pathlib.Path, parts: Iterator[Part], dtype: str
+) -> list[dict]:
+  records = []
+  progress = tqdm.tqdm(desc="import", unit=" passages")
+  for index, (ids, vectors) in enumerate(parts):
+    record = read_shard_record(folder, index)
+    if record is None:
+      arrays = ShardArrays(ids, vectors)
+      record = write_shard(folder, index, arrays, dtype=dtype)
+    records.append(record)
+    progress.update(len(ids))
+  progress.close()
+  return records

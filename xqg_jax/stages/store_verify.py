@@ -1,0 +1,53 @@
+"""Stage `store verify`: every array of a store against its checksum."""
+
+import os
+import sys
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from xqg_jax.errors import InputError
+from xqg_jax.store.shards import read_checked
+from xqg_jax.store.store import EmbeddingStore, open_store
+
+
+def verify_store(*, store: str | os.PathLike) -> EmbeddingStore:
+  """Reads all of a store: checksums, numbers of rows, and finite values.
+
+  Args:
+    store: its folder, on disk or in a bucket.
+
+  Returns:
+    The store.
+
+  Raises:
+    InputError: anything damaged. Every damaged part is named on standard
+      error, the first of them in the exception.
+  """
+  opened = open_store(store)
+  found: list[InputError] = []
+  records = opened.manifest["shards"]
+  for record in tqdm.tqdm(records, desc="verify", unit=" shards"):
+    for name in record["sha256"]:
+      try:
+        _check(opened, record, name)
+      except InputError as error:
+        found.append(error)
+        print(f"damaged: {error}", file=sys.stderr)
+  if found:
+    raise InputError(
+      f"{len(found)} damaged parts, the first of them: {found[0]}", where=store
+    )
+  print(f"{opened.path}: {opened.num_passages:,} passages, all sound")
+  return opened
+
+
+def _check(store: EmbeddingStore, record: dict[str, Any], name: str) -> None:
+  values = read_checked(store.path, record, name)
+  if name in ("passages", "query_sums") and not np.isfinite(values).all():
+    raise InputError(
+      "a value is not finite",
+      where=store.path / record["name"] / name,
+      mend="encode or import it again",
+    )

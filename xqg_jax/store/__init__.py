@@ -1,0 +1,1 @@
+"""Embedding stores: shards of arrays with checksums."""

@@ -1,0 +1,1 @@
+"""Text to tokens: tokenizers, prompts, packing into rows."""

@@ -1,0 +1,1 @@
+"""Training: models with their losses, loop, state, checkpoints, metrics."""

@@ -1,0 +1,242 @@
+"""Retrieval quality of a dual encoder while it is being trained.
+
+A subset of the passages is embedded by the parameters as they lie on the
+devices, searched exactly, and scored as `evaluate` scores it.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from jax.sharding import Mesh, NamedSharding
+from jaxtyping import Array, Float32, Int, Int32
+
+from xqg_jax.data.answers import scored_answers
+from xqg_jax.data.passages import read_passages
+from xqg_jax.data.runs import Run
+from xqg_jax.encoding.embedder import (
+  Batch,
+  ProgramKey,
+  add_batch,
+  choose_rows_per_batch,
+  make_batches,
+)
+from xqg_jax.errors import InputError
+from xqg_jax.evaluation.comparison import compare_variants
+from xqg_jax.evaluation.scoring import ScoringInputs, score_variants_by_question
+from xqg_jax.evaluation.variants import Variant
+from xqg_jax.indexes.exact.search import search_exact
+from xqg_jax.models.dual_encoder.config import Side
+from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
+from xqg_jax.models.encoder_families import make_encoder
+from xqg_jax.runtime import sharding
+from xqg_jax.runtime.prefetch import prefetch
+from xqg_jax.training.dual_encoder_model import DualEncoderModel
+
+TokenLists = Sequence[Int32[np.ndarray, " _"]]
+
+# Texts whose vectors are on the device at once.
+_TEXTS_PER_CHUNK = 8192
+# The measures as `evaluate` names them, and as they are shown here.
+_NAMES = {"R@2kt": "dev_R@2kt", "RR@10": "dev_MRR@10"}
+
+
+class DevRetrieval:
+  """Questions and a subset of the passages, kept ready to be measured on.
+
+  Texts are read, checked and tokenised once. Beside them, a measurement needs
+  the memory of one chunk of vectors. Over several hosts each makes the same
+  calls and gets the same values.
+  """
+
+  def __init__(
+    self,
+    model: DualEncoderModel,
+    *,
+    questions: str | os.PathLike,
+    passages: str | os.PathLike,
+    mesh: Mesh,
+    max_rank: int = 100,
+    tokenizer: str = "no_sentences",
+    punkt_dir: str | os.PathLike | None = None,
+  ):
+    """Reads the texts.
+
+    Args:
+      model: the model in training, complete.
+      questions: XOR-TyDi JSONL with answers.
+      passages: TSV or JSONL.
+      mesh: the devices of the training run.
+      max_rank: passages that are ranked for each question.
+      tokenizer: how tokens are counted, as for `evaluate`; the default needs
+        no data.
+      punkt_dir: NLTK data folder, as for `evaluate`.
+
+    Raises:
+      InputError: bad input; the message names file and line.
+    """
+    if max_rank < 1:
+      raise InputError(
+        f"max_rank is {max_rank}", mend="rank at least one passage"
+      )
+    self._inputs = _read_inputs(questions, tokenizer, punkt_dir)
+    self._passages = {p.passage_id: p for p in read_passages(passages)}
+    self._passage_ids = list(self._passages)
+    self._max_rank = max_rank
+    self._mesh = mesh
+    self._encoder = _to_encoder(model)
+    self._program = ProgramKey(
+      self._encoder.module, self._encoder.config, mesh, self._encoder.embed
+    )
+    encoder, config = self._encoder, self._encoder.config
+    self._tokens: dict[Side, TokenLists] = {
+      "query": encoder.tokenizer.encode_batch(
+        [encoder.format_query(q.question) for q in self._inputs.questions],
+        max_length=config.query_length,
+      ),
+      "passage": encoder.tokenizer.encode_batch(
+        [encoder.format_passage(p) for p in self._passages.values()],
+        max_length=config.passage_length,
+      ),
+    }
+
+  def measure(self, params: Any) -> dict[str, float]:
+    """Ranks the passages for every question and scores the rankings.
+
+    Args:
+      params: the model's parameters, laid out over the mesh in any way.
+
+    Returns:
+      {"dev_R@2kt", "dev_MRR@10"} in percent, means over languages of the
+      languages' means. A passage is relevant when it contains an answer.
+
+    Raises:
+      InputError: an embedding that is not finite.
+    """
+    queries = [vectors for _, vectors in self._embed(params, "query")]
+    scores, rows = search_exact(
+      np.concatenate(queries), self._embed(params, "passage"), self._max_rank
+    )
+    return self._score(self._make_run(scores, rows))
+
+  def _embed(
+    self, params: Any, side: Side
+  ) -> Iterator[tuple[int, Float32[np.ndarray, "texts dim"]]]:
+    """Yields (number of the first text, vectors), chunk by chunk."""
+    tokens = self._tokens[side]
+    # Few sizes of results, and every chunk has the same programs.
+    capacity = min(_TEXTS_PER_CHUNK, 1 << (len(tokens) - 1).bit_length())
+    max_length = getattr(self._encoder.config, f"{side}_length")
+    rows_per_batch = choose_rows_per_batch(
+      max_length=max_length,
+      mesh=self._mesh,
+      max_tokens=capacity * max_length,
+    )
+
+    def make_chunk(start: int) -> list[Batch]:
+      chunk = tokens[start : start + capacity]
+      return make_batches(
+        chunk,
+        np.arange(len(chunk)),
+        num_targets=capacity,
+        rows_per_batch=rows_per_batch,
+        pad_id=self._encoder.tokenizer.pad_id,
+        side=side,
+      )
+
+    starts = range(0, len(tokens), capacity)
+    progress = tqdm.tqdm(starts, desc=f"dev: {side}", leave=False, delay=5)
+    for start, batches in zip(
+      progress, prefetch(map(make_chunk, starts)), strict=True
+    ):
+      sums = self._sum_texts(params, batches, capacity)
+      yield start, np.asarray(sums)[: len(tokens) - start]
+
+  def _sum_texts(
+    self, params: Any, batches: Sequence[Batch], capacity: int
+  ) -> Float32[Array, "texts dim"]:
+    """What `Embedder.sum_texts` does, on the mesh of the training run."""
+    everywhere = sharding.replicated(self._mesh)
+    split = sharding.batch_sharding(self._mesh)
+    shape = capacity, self._encoder.dim
+    sums = jnp.zeros(shape, jnp.float32, device=everywhere)
+    for batch in batches:
+      rows = batch.rows
+      by_row = (rows.tokens, rows.segment_ids, rows.positions, batch.slots)
+      sums, _ = add_batch(
+        self._program,
+        self._encoder.config.to_side(batch.side),
+        params,
+        sums,
+        *(_place(array, split) for array in by_row),
+        _place(batch.targets, everywhere),
+      )
+    return sums
+
+  def _make_run(
+    self,
+    scores: Float32[np.ndarray, "questions k"],
+    rows: Int[np.ndarray, "questions k"],
+  ) -> Run:
+    return {
+      question.question_id: {
+        self._passage_ids[row]: float(score)
+        for score, row in zip(*found, strict=True)
+      }
+      for question, *found in zip(
+        self._inputs.questions, scores, rows, strict=True
+      )
+    }
+
+  def _score(self, run: Run) -> dict[str, float]:
+    variant = Variant("dev", run)
+    scores, _ = score_variants_by_question(
+      [variant], self._inputs, self._passages
+    )
+    # A variant that is the baseline itself is averaged and not tested.
+    found = compare_variants(scores, baseline="dev", rounds=1, seed=0)["dev"]
+    return {
+      shown: found[name]["macro"]["value"] for name, shown in _NAMES.items()
+    }
+
+
+def _read_inputs(
+  questions: str | os.PathLike,
+  tokenizer: str,
+  punkt_dir: str | os.PathLike | None,
+) -> ScoringInputs:
+  """What the rankings are scored by; refuses what cannot be scored at all."""
+  settings = {
+    "token_budgets": [2000],
+    "measures": ["RR@10"],
+    "tokenizer": tokenizer,
+    "qrels_field": None,
+  }
+  inputs = ScoringInputs.read(questions, None, settings, punkt_dir=punkt_dir)
+  if not any(map(scored_answers, inputs.questions)):
+    raise InputError(
+      "no question can be scored: all answers are yes or no",
+      where=questions,
+      mend="give questions with other answers",
+    )
+  return inputs
+
+
+def _to_encoder(model: DualEncoderModel) -> DualEncoder:
+  """The model as the stages load it, in float32 and without parameters."""
+  return DualEncoder(
+    module=make_encoder(model.config),
+    params={},
+    config=model.encoder,
+    tokenizer=model.tokenizer,
+    fingerprint="",
+  )
+
+
+def _place(array: np.ndarray, where: NamedSharding) -> Array:
+  """Puts an array, the same on every host, on the devices of all hosts."""
+  return jax.make_array_from_callback(array.shape, where, array.__getitem__)
