@@ -54,9 +54,17 @@ SERVE = [
   "uvicorn>=0.40,<1",  # `Server.capture_signals` as it is replaced here
 ]
 
+DOCS = [
+  "mkdocs>=1.6,<2",  # 1.6 has `File.generated`; 2 takes no plugins
+  "mkdocs-material>=9.6,<10",  # the last major release of this theme
+  "mkdocstrings[python]>=1.0,<2",  # 1.0 reads griffe 2's objects
+  "griffelib>=2.0,<3",  # `griffe`, which reads the package without importing
+]
+
 TEST = [
   *TASKS,
   *SERVE,
+  *DOCS,
   "pytest>=8.3,<10",
   "pytest-xdist>=3.6,<4",  # two files of tests at a time
   "hypothesis>=6.100,<7",
@@ -103,9 +111,10 @@ setup(
   extras_require={
     "tasks": TASKS,
     "serve": SERVE,
+    "docs": DOCS,
     "test": TEST,
     "torch": ["torch>=2.2"],  # reads pytorch_model.bin, nothing else
-    # T5X itself is not on PyPI: README, "Fine-tuning with T5X".
+    # T5X itself is not on PyPI: docs/guide/query_generation.md.
     "t5x": [
       *TASKS,
       "cached_property",

@@ -16,6 +16,7 @@ from typing import Any
 import griffe
 
 import xqg_jax
+from xqg_jax.stages import STAGES
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Files of the repository outside docs/ that are pages of the site.
@@ -109,14 +110,15 @@ def fence_examples(text: str) -> str:
 def write_reference() -> dict[str, str]:
   """The pages of the reference, by their place in the site."""
   package = griffe.load("xqg_jax", search_paths=[str(ROOT)])
-  modules = xqg_jax._PUBLIC
-  paths = {n: f"{modules[n]}.{n}" for n in xqg_jax.__all__}
-  verbs = [n for n in paths if modules[n].startswith("stages.")]
-  names = {
-    "Verbs": [paths[n] for n in verbs],
-    "Nouns": [paths[n] for n in paths if n not in verbs],
+  verbs = {
+    stage.function.replace(":", "."): verb for verb, stage in STAGES.items()
   }
-  pages = {"index": _write_index(package, names)}
+  paths = [f"{xqg_jax._PUBLIC[name]}.{name}" for name in xqg_jax.__all__]
+  names = {
+    "Verbs": list(verbs),
+    "Nouns": [path for path in paths if path not in verbs],
+  }
+  pages = {"index": _write_index(package, names, verbs)}
   for title, listed in names.items():
     blocks = [f"::: xqg_jax.{path}" for path in listed]
     pages[title.lower()] = _join(f"# {title}", *blocks)
@@ -125,7 +127,9 @@ def write_reference() -> dict[str, str]:
   return {f"reference/{page}.md": text for page, text in pages.items()}
 
 
-def _write_index(package: Any, names: dict[str, list[str]]) -> str:
+def _write_index(
+  package: Any, names: dict[str, list[str]], verbs: dict[str, str]
+) -> str:
   parts = [
     "# Reference",
     "`import xqg_jax as xqg`, then `xqg.NAME`: a name is loaded when it is "
@@ -135,11 +139,12 @@ def _write_index(package: Any, names: dict[str, list[str]]) -> str:
     rows = [
       (
         f"[`{path.rpartition('.')[2]}`][xqg_jax.{path}]",
+        f"`xqg {verbs[path]}`" if path in verbs else "",
         package[path].docstring.lines[0],
       )
       for path in paths
     ]
-    parts += [f"## {title}", _make_table(("name", ""), rows)]
+    parts += [f"## {title}", _make_table(("name", "", ""), rows)]
   return _join(*parts)
 
 

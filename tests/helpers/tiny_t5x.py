@@ -24,7 +24,7 @@ CONFIG = network.T5Config(
 )
 GET_T5X = (
   "needs T5X: pip install -e '.[t5x]', then the three commits with --no-deps "
-  "that the README's section Fine-tuning with T5X names"
+  "that docs/guide/query_generation.md names"
 )
 TOKENIZER = train_tokenizer(
   ["the old mill by the river"], vocab_size=60, style="t5"
