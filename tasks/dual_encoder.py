@@ -1,4 +1,4 @@
-"""Registers dual-encoder training tasks."""
+"""SeqIO tasks of dual-encoder training."""
 
 import seqio
 

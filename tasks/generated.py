@@ -1,4 +1,4 @@
-"""Registers training on generated queries, alone and mixed with other pairs."""
+"""SeqIO tasks of training on generated queries, alone or mixed."""
 
 import seqio
 

@@ -1,4 +1,4 @@
-"""Registers query generation: a task for each language and their mixtures."""
+"""SeqIO tasks of query generation: one a language, and their mixtures."""
 
 import functools
 import os

@@ -1,4 +1,4 @@
-"""Registers the tasks of a collection that lies in a local folder.
+"""SeqIO tasks of a collection in a local folder.
 
 The functions named like tasks register and return a name, so that a gin file
 can say `MIXTURE_OR_TASK_NAME = @tasks.local_generation()`.

@@ -1,4 +1,4 @@
-"""Registers the tasks of XOR-TyDi and Natural Questions, as TFDS has them.
+"""SeqIO tasks of XOR-TyDi and Natural Questions, as TFDS has them.
 
   xqg_generation_<language>      a question to a passage, in one language
   xqg_generation                 their mixture in proportion to their sizes

@@ -1,4 +1,4 @@
-"""The exceptions that the command line tells in one line."""
+"""Exceptions that the command line shows as one line."""
 
 
 class InputError(ValueError):

@@ -356,7 +356,7 @@ def test_truncated_safetensors_are_input_errors(hf_folder):
 def test_wrong_folders_are_input_errors(hf_folder, tmp_path):
   with pytest.raises(InputError, match="absent: no such folder"):
     _load(tmp_path / "absent")
-  with pytest.raises(InputError, match="nor to be had from the hub"):
+  with pytest.raises(InputError, match="not found locally or on the hub"):
     _load("nobody/nothing")
   (tmp_path / "empty").mkdir()
   with pytest.raises(InputError, match=r"no config\.json"):

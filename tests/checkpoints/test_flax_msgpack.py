@@ -75,7 +75,7 @@ def test_other_files_are_errors(tmp_path):
   path = tmp_path / "model.msgpack"
   for content, message in [
     (b"\x93\x01\x02\x03", "holds no map"),
-    (b"\xc1", "0xc1 at 0 begins no object"),
+    (b"\xc1", "0xc1 at 0 is not the start of an object"),
   ]:
     path.write_bytes(content)
     with pytest.raises(ValueError, match=message):

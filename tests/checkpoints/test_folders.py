@@ -59,7 +59,7 @@ def test_a_hub_name_is_found_in_the_cache_without_network(tmp_path):
   )
   assert done.stdout.split() == [encoder.fingerprint], done.stderr
   last = missing.stderr.strip().splitlines()[-1]
-  assert f"{NAME}-2: no such folder, nor to be had from the hub" in last
+  assert f"{NAME}-2: not found locally or on the hub" in last
 
 
 def _mirror(folder):
@@ -111,7 +111,7 @@ def test_what_a_bucket_lacks_is_an_input_error(tmp_path, monkeypatch):
 def test_files_have_urls_too(tmp_path):
   _export(tmp_path / "model")
   assert find_folder(f"file://{tmp_path}/model") == (tmp_path / "model", None)
-  with pytest.raises(InputError, match="no known kind of bucket"):
+  with pytest.raises(InputError, match="unknown kind of bucket"):
     find_folder("ftp://somewhere/model")
 
 

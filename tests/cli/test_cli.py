@@ -147,7 +147,7 @@ def test_a_finished_stage_is_not_run_again(road):
 BAD_PASSAGES = [
   ([], "no passages in it"),
   (["a\tb\tc\td"], "p.tsv:1: found 4 tab-separated fields, expected 3"),
-  (["0\tx\ty", "0\tz\ty"], "p.tsv:2: passage id '0' stands twice"),
+  (["0\tx\ty", "0\tz\ty"], "p.tsv:2: passage id '0' appears twice"),
   (["0\t\ty"], "p.tsv:1: passage '0' has an empty text"),
 ]
 

@@ -97,8 +97,8 @@ def test_without_generated_queries(tmp_path):
   [
     (["p0", "p9", "p6"], r"queries\.jsonl:2: .*'p9', which is not among"),
     (["p6", "p0", "nowhere"], r"queries\.jsonl:3: .*'nowhere'"),
-    (["p0", "p2", "p0"], r"queries\.jsonl:3: .*'p0' stand twice"),
-    (["p0", "p0"], r"queries\.jsonl:2: .*'p0' stand twice"),
+    (["p0", "p2", "p0"], r"queries\.jsonl:3: .*'p0' appear twice"),
+    (["p0", "p0"], r"queries\.jsonl:2: .*'p0' appear twice"),
   ],
 )
 def test_unknown_and_repeated_passages(tmp_path, ids, message):

@@ -73,7 +73,7 @@ def test_json_passages_of_another_type(tmp_path, row, message):
     (["1\ta"], None),
     (["1"], "p.tsv:1: found 1 tab-separated fields, expected 3"),
     (["1\ta\tb", "2\ta\tb\tc"], "p.tsv:2: found 4 tab-separated fields"),
-    (["1\ta\tb", "1\tc\td"], "p.tsv:2: passage id '1' stands twice"),
+    (["1\ta\tb", "1\tc\td"], "p.tsv:2: passage id '1' appears twice"),
     (["1\t \tb"], "p.tsv:1: passage '1' has an empty text"),
     ([], "p.tsv: no passages in it"),
     (["id\ttext\ttitle"], "p.tsv: no passages in it"),
@@ -141,7 +141,7 @@ def test_bad_questions_are_told_with_their_line(tmp_path, changes, message):
 
 def test_duplicate_question_and_malformed_json(tmp_path):
   path = _write(tmp_path / "q.jsonl", _question(), _question())
-  assert "q.jsonl:2: question id '1' stands twice" in _error(
+  assert "q.jsonl:2: question id '1' appears twice" in _error(
     lambda: questions.read_questions(path)
   )
   for line, message in (

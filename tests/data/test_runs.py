@@ -59,7 +59,7 @@ def test_reading_orders_by_score_and_then_by_rank(tmp_path):
     ("q Q0 a 1 -inf x\n", "r:1: the score '-inf' is not finite"),
     (
       "q Q0 a 1 2 x\nz Q0 a 1 2 x\nq Q0 a 2 1 x\n",
-      "r:3: passage 'a' stands twice for question 'q'",
+      "r:3: passage 'a' appears twice for question 'q'",
     ),
     ("\n", "no results in it"),
   ],
@@ -162,7 +162,7 @@ def test_prediction_files_of_others_are_read(tmp_path):
     ([{"id": 1, "lang": "ja", "ctxs": [{}]}], "'ctxs' is not a list"),
     (
       [{"id": i, "lang": "ja", "ctxs": []} for i in (1, 2, "1")],
-      "entry 3: question '1' stands twice",
+      "entry 3: question '1' appears twice",
     ),
   ],
 )

@@ -134,7 +134,7 @@ BAD_FILES = {
   "id twice": (
     "wiki_passages/enwiki_2019",
     lambda d: write_text(d / WIKI, WIKI_TSV + "3\tAgain.\tThird\n"),
-    rf"{WIKI}:7: passage id '3' stands twice",
+    rf"{WIKI}:7: passage id '3' appears twice",
   ),
   "empty text": (
     "wiki_passages/enwiki_2019",

@@ -276,7 +276,7 @@ def test_top_entries_equal_top_k(size, k):
   np.testing.assert_array_equal(
     np.asarray(places)[is_real], np.asarray(expected_places)[is_real]
   )
-  # Whatever is blocked, no entry stands twice.
+  # Whatever is blocked, no entry appears twice.
   assert all(len(set(row)) == k for row in np.asarray(places).tolist())
 
 

@@ -234,8 +234,8 @@ def test_generating_counts_the_operations_of_all_devices():
   ("changes", "line"),
   [
     ({"topology": "v9:2x2"}, "unknown topology 'v9:2x2'; use local, or such"),
-    ({"topology": "v5e:2x2x2"}, "'2x2x2' is no shape of a v5e topology"),
-    ({"topology": "v5e:2x"}, "'2x' is no shape of a v5e topology"),
+    ({"topology": "v5e:2x2x2"}, "'2x2x2' is not a shape of a v5e topology"),
+    ({"topology": "v5e:2x"}, "'2x' is not a shape of a v5e topology"),
     ({"stage": "index"}, "no plan for the stage 'index'"),
     ({"stage": "generate"}, "DualEncoderModel does not generate"),
     ({"num_partitions": 3}, "8 devices cannot be split into groups"),

@@ -151,10 +151,10 @@ def test_overrides_come_first(overrides, axes, shape, expected):
 @pytest.mark.parametrize(
   ("overrides", "line"),
   [
-    (("embed", "data"), "'embed' is no pair of axes; AXIS_RULES looks like"),
+    (("embed", "data"), "'embed' is not a pair of axes; AXIS_RULES looks like"),
     ([("embd", "data")], "no logical axis 'embd'; use one of vocab, mlp"),
     ([("batch", "model")], "no logical axis 'batch'; use one of vocab"),
-    ([("embed", "date")], "'date' names no axis of the mesh; use 'data'"),
+    ([("embed", "date")], "'date' is not an axis of the mesh; use 'data'"),
   ],
 )
 def test_bad_overrides_are_one_line(overrides, line):

@@ -167,5 +167,5 @@ def test_vocabularies_are_read_when_first_needed():
   assert vocabulary == seqio.SentencePieceVocabulary(MT5_SENTENCEPIECE)
   with pytest.raises(InputError, match="no such folder"):
     _ = load_vocabulary("./nowhere").pad_id
-  with pytest.raises(InputError, match="nor to be had from the hub"):
+  with pytest.raises(InputError, match="not found locally or on the hub"):
     _ = load_vocabulary("no-such-model").pad_id

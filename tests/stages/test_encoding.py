@@ -511,7 +511,7 @@ def test_bad_files_leave_nothing_behind(world, tmp_path):
     "checkpoint_path": world / "model",
     "output_dir": tmp_path / "store",
   }
-  with pytest.raises(InputError, match=r"bad\.tsv:2: .*stands twice"):
+  with pytest.raises(InputError, match=r"bad\.tsv:2: .*appears twice"):
     encode(passages=bad, **options)
   with pytest.raises(InputError, match=r"queries\.jsonl:1: .*'p0'"):
     encode(

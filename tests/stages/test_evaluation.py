@@ -545,7 +545,7 @@ def test_unknown_passage_names_the_line(world):
 def test_duplicate_passage_names_the_line(world):
   with world.better.open("a") as file:
     file.write("q1 Q0 p1 3 0.1 x\n")
-  with pytest.raises(InputError, match=r"better\.trec:8: .*stands twice"):
+  with pytest.raises(InputError, match=r"better\.trec:8: .*appears twice"):
     run_evaluation(world)
 
 
@@ -559,7 +559,7 @@ def test_question_without_answers_names_the_line(world):
 def test_duplicate_question_names_the_line(world):
   with world.questions.open("a") as file:
     write_questions(file, QUESTIONS[:1])
-  with pytest.raises(InputError, match=r"questions\.jsonl:5: .*stands twice"):
+  with pytest.raises(InputError, match=r"questions\.jsonl:5: .*appears twice"):
     run_evaluation(world)
 
 

@@ -314,7 +314,7 @@ def test_unfit_options_write_nothing(run, tmp_path, options, expected):
 def test_bad_passages_write_nothing(run, passages, tmp_path):
   with open(passages, "a") as file:
     file.write("p0\tthe same id\ttitle\n")
-  with pytest.raises(InputError, match=r"passages.tsv:9: .*'p0' stands twice"):
+  with pytest.raises(InputError, match=r"passages.tsv:9: .*'p0' appears twice"):
     run()
   assert not (tmp_path / "out").exists()
 

@@ -297,7 +297,7 @@ def test_bad_arguments(tmp_path, data_dir):
     ("LOG_PERIOD is 0", {"log_period": 0}),
     ("only one of DEV_", {"dev_passages": "p.tsv"}),
     ("TASK_FEATURE_LENGTHS", {"task_feature_lengths": {"inputs": 3}}),
-    ("names no task", {"mixture_or_task_name": "small"}),
+    ("is not a task of this model", {"mixture_or_task_name": "small"}),
     ("no tokenizer", {"model": _encoder(tokenizer=None)}),
     ("no config", {"model": _encoder(config=None)}),
     ("no such file", {"data_dir": str(tmp_path)}),

@@ -218,10 +218,10 @@ def test_numpy_in(tmp_path):
   ("vectors", "ids", "message"),
   [
     (np.ones((2, 3)), "abc", "3 ids for 2 vectors"),
-    (np.ones((2, 3)), "aa", "'a' stands twice"),
+    (np.ones((2, 3)), "aa", "'a' appears twice"),
     (np.ones((2, 3)), ("a", ""), "passage id '' is empty"),
-    (np.ones(3), "abc", "is no list of vectors"),
-    (np.ones((2, 3), int), "ab", "int64 is no list of vectors"),
+    (np.ones(3), "abc", "is not a list of vectors"),
+    (np.ones((2, 3), int), "ab", "int64 is not a list of vectors"),
     (np.array([[1.0], [np.nan]]), "ab", "vector 1 holds NaN or infinity"),
     (np.array([[None]], object), "a", "cannot be read"),
   ],
@@ -262,7 +262,8 @@ def test_parquet_of_two_dimensions(tmp_path):
   write_parquet(tmp_path / "a.parquet", ["a"], [[1.0]])
   write_parquet(tmp_path / "b.parquet", [1], [[1.0, 2.0]])
   with pytest.raises(
-    InputError, match=r"b\.parquet: vectors of 2 dimensions follow such of 1"
+    InputError,
+    match=r"b\.parquet: vectors of 2 dimensions come after vectors of 1",
   ):
     import_vectors(vectors=tmp_path, output_dir=tmp_path / "out")
 

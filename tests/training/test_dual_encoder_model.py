@@ -193,7 +193,7 @@ def test_a_shared_checkpoint_becomes_two_sides_with_a_projection(
     jax.tree.map(np.testing.assert_array_equal, side["encoder"], source)
     assert side["projection"]["kernel"].shape == (16, 6)
   jax.tree.map(np.testing.assert_array_equal, query, passage)
-  # The step takes over the memory of its parameters: no array stands twice.
+  # The step takes over the memory of its parameters: no array appears twice.
   small = dataclasses.replace(model, dropout_rate=0.0)
   batch = {k: v % 100 for k, v in make_batch().items()}
   mesh = make_mesh(devices=jax.devices()[:1])

@@ -200,7 +200,7 @@ def test_run_goes_on_after_a_full_disk(tmp_path, monkeypatch):
   message = str(raised.value)
   assert message.startswith(f"{run}: the disk is full (")
   assert message.endswith(
-    "free some space; the same command goes on where it was"
+    "free some space; the same command goes on where it stopped"
   )
   assert list_steps(run) == [2, 4]
   assert [find_damage(step_folder(run, step)) for step in (2, 4)] == [None] * 2

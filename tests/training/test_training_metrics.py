@@ -254,6 +254,6 @@ def test_dev_values_stand_in_the_rows_of_their_steps(tmp_path, monkeypatch):
 
 @pytest.mark.usefixtures("small_runs")
 def test_dev_retrieval_is_for_dual_encoders(tmp_path):
-  with pytest.raises(InputError, match="measures a dual encoder"):
+  with pytest.raises(InputError, match="dev retrieval measures dual encoders"):
     train_small(tmp_path / "a", dev_questions="q", dev_passages="p")
   assert list(tmp_path.iterdir()) == []

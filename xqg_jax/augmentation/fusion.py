@@ -1,4 +1,4 @@
-"""Fusion: a passage's vector and those of its generated queries, made one.
+"""Fusion of a passage's vector with those of its generated queries.
 
 The augmented vector is linear in both, so whatever is mixed, vectors or
 scores, is mixed by the same weights.

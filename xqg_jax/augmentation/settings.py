@@ -54,7 +54,7 @@ class Augmentation:
         )
 
   def to_json(self) -> dict[str, Any]:
-    """Its settings; those that are newer than the first format if they are set.
+    """Settings as JSON; those added after format 1 only where they are set.
 
     >>> Augmentation(reduction="sum", alpha=0.5).to_json()["alpha"]
     0.5
@@ -67,7 +67,7 @@ class Augmentation:
 
   @classmethod
   def from_json(cls, settings: Mapping[str, Any]) -> "Augmentation":
-    """Takes what `to_json` gave, after JSON made lists of its tuples."""
+    """Reads the settings that `to_json` wrote; lists become tuples."""
     languages = settings["languages"]
     weights = settings.get("language_weights", ())
     return cls(

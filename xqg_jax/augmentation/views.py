@@ -1,4 +1,4 @@
-"""Augmentation: passage embeddings moved towards their generated queries.
+"""Views: a store seen through an augmentation, without copies of vectors.
 
 The vectors stay as they were encoded. A view says which store, which
 reduction and which alpha; the augmented vectors are made while they are read.
@@ -46,7 +46,7 @@ VIEW_FILE = "view.json"
 
 @dataclasses.dataclass(frozen=True)
 class AugmentedView:
-  """A store seen through an augmentation, or as it is when that is None.
+  """A store seen through an augmentation; without one, the store as it is.
 
   Attributes:
     store: the embeddings.

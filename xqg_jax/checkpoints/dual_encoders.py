@@ -1,4 +1,4 @@
-"""Dual encoders in a folder, whole."""
+"""Dual-encoder checkpoints: parameters, tokenizer, configuration."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""The files of a model beside its parameters, and where they are found.
+"""Model folders: config and tokenizer files, lookup on disk and on the hub.
 
 A CHECKPOINT_PATH is one of
   - a Hugging Face folder: `config.json`, weights, tokenizer;
@@ -122,7 +122,7 @@ def _download(name: str) -> pathlib.Path:
   except (OSError, ValueError, errors.HfHubHTTPError) as error:
     line = str(error).strip().splitlines()[0]
     raise InputError(
-      f"no such folder, nor to be had from the hub ({line})",
+      f"not found locally or on the hub ({line})",
       where=name,
       mend="check the path or the name, or download the model first",
     ) from None

@@ -1,4 +1,4 @@
-"""Copies of models in buckets, kept in a local cache.
+"""Local cache of models that lie in buckets.
 
 Weights are mapped from local files, so the files of a model in Hugging Face's
 form or ours are copied first; T5X's checkpoints are read where they are.
@@ -41,7 +41,7 @@ def mirror_folder(url: str | os.PathLike) -> pathlib.Path:
     source = epath.Path(url)
   except KeyError:
     raise InputError(
-      "no known kind of bucket", where=url, mend="use gs:// or s3://"
+      "unknown kind of bucket", where=url, mend="use gs:// or s3://"
     ) from None
   key = hashlib.sha256(str(source).encode()).hexdigest()[:16]
   target = find_cache_folder() / key / source.name

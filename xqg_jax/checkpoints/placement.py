@@ -1,4 +1,4 @@
-"""Parameters go from a file to their devices, one tensor at a time."""
+"""Placement of parameters on devices, one tensor at a time from the file."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable

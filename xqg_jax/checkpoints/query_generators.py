@@ -1,4 +1,4 @@
-"""Query generators in a folder: an mT5 or T5 1.1, whole."""
+"""Query-generator checkpoints: mT5 or T5 1.1, tokenizer, configuration."""
 
 import dataclasses
 import os
@@ -184,7 +184,7 @@ def _find_tokenizer(
   if (folder / TOKENIZER_FILE).exists():
     if load_tokenizer(folder).fingerprint != given.fingerprint:
       raise InputError(
-        "the checkpoint has a tokenizer of its own, which is another one",
+        "the checkpoint has a tokenizer of its own, which differs from it",
         where=folder,
         mend="leave TOKENIZER_PATH out",
       )

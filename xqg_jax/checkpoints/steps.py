@@ -1,4 +1,4 @@
-"""Our own checkpoints: `MODEL_DIR/checkpoint_<step>/params`, by Orbax.
+"""Orbax checkpoints of parameters: `MODEL_DIR/checkpoint_<step>/params`.
 
 Beside `params` a trainer may keep other items of the same step.
 """

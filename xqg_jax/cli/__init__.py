@@ -1,1 +1,1 @@
-"""The command line `xqg`; alone in knowing gin."""
+"""Command line `xqg`, the only place that uses gin."""

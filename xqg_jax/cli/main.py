@@ -1,4 +1,4 @@
-"""The command line: `xqg STAGE`, configured by gin. Only this file knows gin.
+"""Command line `xqg VERB`: arguments, stages, messages of errors.
 
 `xqg encode --gin_file=encoders/e5.gin --gin.PASSAGES=corpus.tsv ...` reads
 `gin_configs/stages/encode.gin`, lays the files and values given over it, and

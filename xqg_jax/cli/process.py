@@ -1,4 +1,4 @@
-"""Compiled programs, kept on disk from one run to the next."""
+"""Process set-up: memory allocation and the cache of compiled programs."""
 
 import ctypes
 import hashlib

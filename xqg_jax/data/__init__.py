@@ -1,1 +1,1 @@
-"""What goes down the road: passages, questions, queries, pairs, runs."""
+"""Records and their files: passages, questions, queries, pairs, runs."""

@@ -1,4 +1,4 @@
-"""Passages together with their generated queries, in blocks, streamed.
+"""Streamed blocks of passages with their generated queries.
 
 Generated queries may cover some of the passages only. Where they stand in the
 order of the passages both files are read side by side; where they do not,
@@ -147,7 +147,7 @@ def _check_known(
       )
     if seen[row]:
       raise InputError(
-        f"generated queries for {item.passage_id!r} stand twice",
+        f"generated queries for {item.passage_id!r} appear twice",
         where=where,
         mend="put the queries of a passage into one line",
       )

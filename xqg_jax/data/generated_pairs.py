@@ -1,4 +1,4 @@
-"""Generated queries as training data: each asks for the passage it came from.
+"""Training pairs from generated queries, each with its own passage.
 
 SWIM-IR (Thakur et al. 2023) trained retrievers on generated questions alone
 that were better than those of human labels.

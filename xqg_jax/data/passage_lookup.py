@@ -1,4 +1,4 @@
-"""The texts that are shown of passages, with their generated queries."""
+"""Passage texts by id, with their generated queries, for display."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Passages, questions and generated queries, and their files.
+"""Passages: TSV and JSONL files, read and written.
 
 Readers stream, name file and line of whatever is wrong, and accept `.gz`.
 """
@@ -82,7 +82,7 @@ def read_passages(
 
   Raises:
     InputError: file missing or empty, a malformed line, an empty text without
-      `on_empty`, or an id that stands twice; the message names file and line.
+      `on_empty`, or an id that appears twice; the message names file and line.
   """
   seen, is_empty = SeenIds(), True
   for file in list_passage_files(path):
@@ -132,7 +132,7 @@ def list_passage_files(path: str | pathlib.Path) -> list[pathlib.Path]:
 def _check_passage(passage: Passage, seen: SeenIds, where: str) -> None:
   if not seen.add(passage.passage_id):
     raise InputError(
-      f"passage id {passage.passage_id!r} stands twice",
+      f"passage id {passage.passage_id!r} appears twice",
       where=where,
       mend="give each passage an id of its own",
     )

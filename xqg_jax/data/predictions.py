@@ -108,7 +108,7 @@ def read_predictions(path: str | os.PathLike) -> list[Prediction]:
     prediction = _to_prediction(row, where)
     if prediction.question_id in predictions:
       raise InputError(
-        f"question {prediction.question_id!r} stands twice",
+        f"question {prediction.question_id!r} appears twice",
         where=where,
         mend="remove one of the entries",
       )

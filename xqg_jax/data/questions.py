@@ -47,7 +47,7 @@ def read_questions(
     question = _to_question(row, where)
     if question.question_id in questions:
       raise InputError(
-        f"question id {question.question_id!r} stands twice",
+        f"question id {question.question_id!r} appears twice",
         where=where,
         mend="give each question an id of its own",
       )

@@ -1,4 +1,4 @@
-"""Runs: ranked passages for each question, and the two files they travel in.
+"""Runs: ranked passages of each question, as TREC run files.
 
 TREC run files hold ids and scores; XOR-Retrieve's prediction files hold the
 texts themselves, which is all that the official scorer looks at.
@@ -40,7 +40,7 @@ def read_run(path: str | os.PathLike) -> Run:
 
   Raises:
     InputError: file missing or empty, a malformed line, a score that is not
-      finite, or a passage that stands twice for a question; the message names
+      finite, or a passage that appears twice for a question; the message names
       file and line.
   """
   ranked: dict[str, dict[str, tuple[float, int]]] = {}
@@ -51,7 +51,7 @@ def read_run(path: str | os.PathLike) -> Run:
     neighbors = ranked.setdefault(question_id, {})
     if passage_id in neighbors:
       raise InputError(
-        f"passage {passage_id!r} stands twice for question {question_id!r}",
+        f"passage {passage_id!r} appears twice for question {question_id!r}",
         where=where,
         mend="remove one of the lines",
       )
@@ -133,7 +133,7 @@ def _write_neighbors(
 def _check_id(name: str, where: object) -> None:
   if name.split() != [name]:
     raise InputError(
-      f"the id {name!r} cannot stand in a TREC run file",
+      f"the id {name!r} cannot be written to a TREC run file",
       where=where,
       mend="use ids without blanks",
     )

@@ -1,4 +1,4 @@
-"""Training pairs: a query, passages that answer it, passages that mislead."""
+"""Training pairs: a query, its positive passages, its hard negatives."""
 
 import dataclasses
 import io

@@ -1,4 +1,4 @@
-"""The public data sets by name, and their preparation with TFDS."""
+"""Catalogue of the public data sets, and their preparation with TFDS."""
 
 import pathlib
 

@@ -1,4 +1,4 @@
-"""Reads XOR-TyDi's gold paragraphs, files of SQuAD form, as training pairs."""
+"""XOR-TyDi's gold paragraphs, files in SQuAD's form, as training pairs."""
 
 import gzip
 import hashlib

@@ -1,1 +1,1 @@
-"""The demo: the whole road on an invented collection."""
+"""Demo: every stage on an invented collection."""

@@ -1,4 +1,4 @@
-"""Stage `demo`: the whole road on a collection made here.
+"""Stage `demo`: every stage on an invented collection, training included.
 
 The query generator starts from a small one that is shipped, as a real run
 starts from a pretrained mT5, and is fine-tuned on the training split. One dual

@@ -1,4 +1,4 @@
-"""Makes the small query generator that the demo starts from.
+"""Pretraining of the demo's small query generator.
 
 It stands for the pretrained mT5 of a real run. Trained from scratch, it first
 learns to transliterate names, which mT5 knows from the web, then to ask about

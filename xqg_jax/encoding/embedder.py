@@ -1,4 +1,4 @@
-"""The device's side of encoding: packed batches in, sums of vectors out.
+"""Encoding on devices: packed batches to sums of vectors.
 
 Every text has a target, the row of the result that its vector is added to: a
 passage its own, the generated queries of a passage a common one. The vectors
@@ -150,7 +150,7 @@ def _add_targets(
   )
   slots = np.full(owners.shape, owners.size, np.int32)
   slots[has_text] = slots_of_texts
-  # Unused entries point past the end, each elsewhere: no target stands twice.
+  # Unused entries point past the end, each elsewhere: no target appears twice.
   all_targets = num_targets + np.arange(owners.size, dtype=np.int32)
   all_targets[: len(used)] = used
   return Batch(rows, slots.reshape(rows.owners.shape), all_targets, side)

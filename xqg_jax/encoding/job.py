@@ -1,4 +1,4 @@
-"""The work of encoding a collection, shard by shard."""
+"""Encoding job over a collection, shard by shard."""
 
 import dataclasses
 import functools

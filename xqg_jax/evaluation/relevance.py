@@ -1,4 +1,4 @@
-"""Relevance: judged by people (qrels), or by the answers' strings."""
+"""Relevance of passages: judged by people (qrels) or by answer strings."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Results: what an evaluation leaves on disk.
+"""Results of an evaluation on disk: metrics, tables, runs, examples.
 
 `metrics.json` holds (values and differences in percent):
 

@@ -1,4 +1,4 @@
-"""Scoring: every measure of every variant, question by question."""
+"""Scores of every variant, measure and question."""
 
 import dataclasses
 import os

@@ -1,4 +1,4 @@
-"""Retrieval measures: XOR-Retrieve's R@2kt and R@5kt, and the TREC measures.
+"""XOR-Retrieve's measures R@2kt and R@5kt: success within k tokens.
 
 Terms: `success_at_k` is 1 when any relevant passage is among the first k,
 `recall_at_k` is the share of the relevant passages among the first k, and

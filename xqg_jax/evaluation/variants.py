@@ -1,4 +1,4 @@
-"""Variants: the runs that an evaluation compares, from whatever holds them.
+"""Variants: the runs that an evaluation compares, from folders or files.
 
 A variant comes from a search folder, a TREC run file, an XOR-Retrieve
 prediction file of any system, or from the embeddings and questions of a

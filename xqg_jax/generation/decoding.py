@@ -1,4 +1,4 @@
-"""The decoding engine: many sampled continuations of many prompts.
+"""Decoding engine: sampled continuations of many prompts at once.
 
 Prompts are encoded once; keys and values for the attention to them are made
 once and shared by all samples of a prompt. A prompt and its samples sit in a

@@ -1,4 +1,4 @@
-"""Signs of an unwell query generator, counted in what it writes."""
+"""Health checks of a query generator: empty, repeated, copied queries."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence, Set

@@ -1,4 +1,4 @@
-"""The work of one `generate`: a sample for its health, then shard by shard.
+"""Query generation job: a health check on a sample, then shard by shard.
 
 Each of several processes writes the shards of its own turn, and none waits for
 another before its last one. What they tell each other lies in the folder.
@@ -211,7 +211,7 @@ class Ledger:
   """What is finished, how it looks, and what the rest will cost."""
 
   def __init__(self, num_shards: int):
-    """Begins with nothing of `num_shards`."""
+    """Starts with none of `num_shards` shards done."""
     self.num_shards = num_shards
     self.records: dict[int, Record] = {}
     self.counts: Counts = {}

@@ -1,4 +1,4 @@
-"""The tokens that a query may hold: all that are text, or one language's.
+"""Output vocabulary: the tokens that a generated query may contain.
 
 A multilingual vocabulary is mostly other languages. The tokens that occur in
 real text of one, with the single characters that spell everything else, are a

@@ -1,4 +1,4 @@
-"""Shards of generated queries on disk: whole or absent, each with its record.
+"""Files of generated queries: shards with checksums, complete or absent.
 
 part-00000-of-00018.jsonl.gz    one passage a line, released form
 finished/part-00000-of-....json its checksum, and what else is to be known

@@ -1,4 +1,4 @@
-"""Which generated queries are kept: by their text, and by a dual encoder.
+"""Filters of generated queries: by their text, and by a dual encoder.
 
 A generator invents some of its questions. One that does not find its own
 passage, or is far from it, adds noise to the passage's vector (Dai et al. 2023,

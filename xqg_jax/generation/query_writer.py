@@ -1,4 +1,4 @@
-"""Writes the queries of some passages: prompts, decoding, texts."""
+"""Query writer: from passages to prompts, decoded tokens, queries."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence

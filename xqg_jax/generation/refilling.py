@@ -1,4 +1,4 @@
-"""Slots that refill: prompts wait in a queue and enter where others finished.
+"""Continuous batching: prompts enter slots where others have finished.
 
 The whole queue is one program: a loop over the groups that wait, within it a
 loop over the steps of decoding until there is room for the next group.

@@ -1,4 +1,4 @@
-"""Sampling: the next token of each row, with random numbers of its own.
+"""Sampling of the next token: top-k, top-p, temperature, seeds by row.
 
 A row's random numbers come from its own key and its position alone, whatever is
 decoded beside it.

@@ -1,4 +1,4 @@
-"""Feeds prompts to the slots of the decoding engine.
+"""Scheduler of prompts over the slots of the decoding engine.
 
 Prompts enter in groups of one length, an eighth of the slots at a time. A call
 of the device takes as many groups as fill the slots once, and the next is

@@ -1,4 +1,4 @@
-"""Claims on output folders: one command owns one, an identical one goes on."""
+"""Claims on output folders: one run each, resumed by the same command."""
 
 import contextlib
 import fcntl

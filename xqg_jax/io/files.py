@@ -1,4 +1,4 @@
-"""Files as every stage writes them: atomically, claimed, with checksums."""
+"""Atomic writes, checksums, and readers of JSON and compressed text."""
 
 import contextlib
 import gzip

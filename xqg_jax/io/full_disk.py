@@ -1,4 +1,4 @@
-"""A full disk told in one line, also where a library wraps the error."""
+"""Full-disk errors as one line, also where a library wraps them."""
 
 import contextlib
 import errno
@@ -37,7 +37,7 @@ def tell_of_full_disk(folder: pathlib.Path) -> Iterator[None]:
     raise InputError(
       f"the disk is full ({free:.1f} GB free)",
       where=folder,
-      mend="free some space; the same command goes on where it was",
+      mend="free some space; the same command goes on where it stopped",
     ) from error
   finally:
     for logger in () if is_full else loggers:

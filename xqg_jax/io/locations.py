@@ -1,4 +1,4 @@
-"""Files and folders on disk or in a bucket, by way of TensorStore.
+"""Locations on disk or in a bucket, by TensorStore.
 
 TensorStore reads and writes `gs://` and `s3://` by itself, so buckets need no
 further package.

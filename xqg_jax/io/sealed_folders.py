@@ -1,4 +1,4 @@
-"""Folders of checkpoints on disk: whole or absent, each file with its hash."""
+"""Checkpoint folders with checksums: complete or absent."""
 
 import os
 import pathlib

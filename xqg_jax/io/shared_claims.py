@@ -1,4 +1,4 @@
-"""Output folders, local or in a bucket, claimed by one or many processes."""
+"""Claims on output folders, local or in a bucket, by several processes."""
 
 import contextlib
 import json

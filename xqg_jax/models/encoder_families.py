@@ -1,4 +1,4 @@
-"""The transformers that a dual encoder can stand on: BERT, XLM-R, T5's encoder.
+"""Encoder families of dual encoders: BERT, XLM-R, T5's encoder.
 
 Each is called with tokens, segment ids and positions of packed rows and gives
 the last hidden state. What differs between them is gathered here.

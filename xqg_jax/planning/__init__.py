@@ -1,1 +1,1 @@
-"""Plans of steps on chips that are not at hand."""
+"""Planning: memory and time of a step on devices that are not there."""

@@ -1,4 +1,4 @@
-"""Compiles a planned step, for devices that are here or that are not.
+"""Compilation of a planned step, for local or absent devices.
 
 For TPUs that are not here the work is done in a process of its own. It is ended
 as soon as the compiler has optimised, partitioned and scheduled the program

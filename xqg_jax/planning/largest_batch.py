@@ -1,4 +1,4 @@
-"""Looks for the largest batch, or a mesh, that fits, in few compilations."""
+"""Search for the largest batch or the mesh that fits."""
 
 import dataclasses
 

@@ -1,4 +1,4 @@
-"""The real steps of training, encoding and generating, from shapes alone.
+"""Steps of training, encoding and generating, built from shapes alone.
 
 No parameter is made and no checkpoint read: a model's sizes are enough to trace
 the very function that a stage runs, with the shapes and places of what it will

@@ -1,4 +1,4 @@
-"""Chips by their published figures, and groups of them that are not here.
+"""Figures of TPUs and GPUs, and topologies to compile for.
 
 `libtpu` compiles for any TPU topology on a machine without one; what the chips
 of it can hold and do is known from their makers' data sheets.
@@ -178,7 +178,7 @@ def parse_topology(name: str) -> tuple[str, tuple[int, ...]]:
   is_shape = re.fullmatch(r"\d+(x\d+)*", shape) and 0 not in sizes
   if not is_shape or len(sizes) > num_dimensions:
     raise InputError(
-      f"{shape!r} is no shape of a {generation} topology, which has "
+      f"{shape!r} is not a shape of a {generation} topology, which has "
       f"{num_dimensions} dimensions",
       mend=mend,
     )
@@ -250,7 +250,7 @@ def _describe_tpus(
       )
     except (jax.errors.JaxRuntimeError, NotImplementedError) as error:
       raise InputError(
-        f"libtpu knows no topology {name} ({str(error).splitlines()[0]})",
+        f"libtpu has no topology {name} ({str(error).splitlines()[0]})",
         mend="take a shape that is for rent, such as v5e:4x4",
       ) from None
   return description.devices

@@ -1,4 +1,4 @@
-"""How much of the time the devices had nothing to do."""
+"""Idle share of the devices."""
 
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ class IdleMeter:
   """
 
   def __init__(self):
-    """Begins with nothing measured."""
+    """Starts with nothing measured."""
     self._watcher = ThreadPoolExecutor(1)
     self._started: float | None = None
     self._finished = 0.0

@@ -1,4 +1,4 @@
-"""Work done one item ahead, in a thread of its own."""
+"""Prefetching: work done one item ahead, in a thread of its own."""
 
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,4 @@
-"""Several processes that compute together, joined by `jax.distributed`.
+"""Several processes in one computation, by `jax.distributed`.
 
 A training run over several hosts is one process on each of them, all with the
 same command. They have to be joined before JAX looks for its devices.

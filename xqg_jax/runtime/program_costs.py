@@ -1,4 +1,4 @@
-"""What a compiled program moves and a traced one computes, loops included.
+"""FLOPs, memory traffic and communication of compiled programs.
 
 XLA's own cost analysis counts the body of a loop once. Here a compiled
 program's text is read as a tree of computations, each with the number of times

@@ -1,4 +1,4 @@
-"""The mesh, and which logical axis lies on which of its axes.
+"""Device mesh, and sharding rules from logical axes to its axes.
 
 One table says how every array is laid out: try another layout by passing
 another table, not by changing the model. The axis names are T5X's.
@@ -145,14 +145,14 @@ def override_rules(overrides: Sequence[Sequence[Any]]) -> AxisRules:
   table = {}
   for rule in overrides:
     if isinstance(rule, str) or len(rule) != 2:
-      raise InputError(f"{rule!r} is no pair of axes", mend=mend)
+      raise InputError(f"{rule!r} is not a pair of axes", mend=mend)
     name, mesh_axes = rule[0], _as_tuple(rule[1])
     if name not in known or name == "batch":
       rest = ", ".join(axis for axis in known if axis != "batch")
       raise InputError(f"no logical axis {name!r}", mend=f"use one of {rest}")
     if not set(mesh_axes) <= {DATA, MODEL}:
       raise InputError(
-        f"{rule[1]!r} names no axis of the mesh",
+        f"{rule[1]!r} is not an axis of the mesh",
         mend=f"use {DATA!r}, {MODEL!r}, both or None; {mend}",
       )
     table[name] = mesh_axes

@@ -1,4 +1,4 @@
-"""SIGTERM: lets a run end its step and save, on all processes at one step."""
+"""SIGTERM handling: save and stop after the same step on all processes."""
 
 import signal
 import threading

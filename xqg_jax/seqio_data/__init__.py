@@ -1,1 +1,1 @@
-"""SeqIO's side: sources, vocabularies, preprocessors, batches."""
+"""SeqIO data: sources, vocabularies, preprocessors, batches."""

@@ -14,9 +14,9 @@ class EpochSampler:
   """Says which examples make up each epoch of a mixture.
 
   Task t has `sizes[t]` examples, of which `num_draws` versions lie one after
-  another. An epoch is as long as all tasks together and shares it out by
-  `rates`; each task is gone through in a new order again and again, so with
-  rates in proportion to the sizes an epoch has every example exactly once.
+  another. An epoch has as many examples as all tasks together, divided among
+  the tasks by `rates`. Each task is read again and again, each time in a new
+  order: with rates in proportion to the sizes an epoch has every example once.
   """
 
   sizes: Sequence[int]

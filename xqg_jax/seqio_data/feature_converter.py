@@ -28,7 +28,7 @@ class DualEncoderFeatureConverter(seqio.FeatureConverter):
   """Pads queries and passages for the dual encoder, one text a row.
 
   With the lengths {"query": 4, "passage": 5, "negative_passages": (2, 5)},
-  padding 0 and one negative to be had, an example becomes
+  padding 0 and one negative in the data, an example becomes
 
     query_tokens             [2, 7, 3, 0]
     passage_tokens           [2, 8, 9, 3, 0]

@@ -1,4 +1,4 @@
-"""What T5X calls by gin: a line about cut prompts, and writers of queries.
+"""Hooks for T5X's gin files: notes on cut prompts, writers of queries.
 
 T5X itself is imported when it calls, and never before.
 """

@@ -101,7 +101,7 @@ def _load_tokenizer(source: str | os.PathLike) -> Tokenizer:
   except (OSError, ValueError, errors.HfHubHTTPError) as error:
     line = str(error).strip().splitlines()[0]
     raise InputError(
-      f"no such folder, nor to be had from the hub ({line})",
+      f"not found locally or on the hub ({line})",
       where=source,
       mend="check the path or the name of the tokenizer",
     ) from None

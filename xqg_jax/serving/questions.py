@@ -1,4 +1,4 @@
-"""Limits of a question: its length, its numbers, what may not stand in it."""
+"""Validation of questions: length, characters, alpha, k."""
 
 from xqg_jax.errors import InputError
 

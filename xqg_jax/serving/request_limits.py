@@ -1,4 +1,4 @@
-"""What an HTTP request may be: how large, how slow, how often, to which host.
+"""Limits of HTTP requests: size, time, rate, host.
 
 An ASGI application around another one. It reads a request's body before the
 application sees it, and puts security headers on every answer.

@@ -1,4 +1,4 @@
-"""One thread that answers requests in small batches, in order.
+"""Worker thread that answers questions in small batches, in order.
 
 Requests that come while it works wait in a bounded queue and are then taken
 together; more than the queue holds are turned away at once.

@@ -1,4 +1,4 @@
-"""The stage `encode`: passages and generated queries to an embedding store.
+"""Stage `encode`: passages and generated queries to an embedding store.
 
 A passage's queries are encoded in packed rows and summed on the device. The
 store is written shard by shard, the same bytes whether the run was

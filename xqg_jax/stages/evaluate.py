@@ -1,4 +1,4 @@
-"""Evaluation: runs scored, compared with a baseline, and written down."""
+"""Stage `evaluate`: runs scored and compared with a baseline."""
 
 import dataclasses
 import functools
@@ -160,7 +160,7 @@ def _check_settings(
     )
   for name in set(runs) & set(planned):
     raise InputError(
-      f"{name!r} is a run and an augmentation too", mend="rename the run"
+      f"{name!r} names both a run and an augmentation", mend="rename the run"
     )
   if settings["rounds"] < 1:
     raise InputError(f"rounds is {settings['rounds']}", mend="use 10000")
@@ -202,7 +202,7 @@ def _collect_variants(
     source = runs[settings["baseline"]]
     if not pathlib.Path(source).is_dir():
       raise InputError(
-        "alphas need the baseline's embeddings, and this is no search folder",
+        "alphas need the baseline's embeddings; this is not a search folder",
         where=source,
         mend="give the folder that `xqg search` wrote as the baseline",
       )

@@ -1,4 +1,4 @@
-"""The stage `export`: a trained model in the form that another program opens.
+"""Stage `export`: a trained model in the formats of other programs.
 
 A query generator goes to transformers or T5X, a dual encoder to transformers
 and sentence-transformers.

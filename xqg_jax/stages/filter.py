@@ -1,4 +1,4 @@
-"""The stage `filter`: generated queries without those that would do harm.
+"""Stage `filter`: generated queries without harmful ones.
 
 What is left is written in the released form again, in the order of the
 passages. An interrupted run goes on at the first shard that is missing or

@@ -1,4 +1,4 @@
-"""The stage `generate`: queries in several languages for every passage.
+"""Stage `generate`: queries in several languages for every passage.
 
 Passages are worked on in shards of fixed size. A shard's file appears whole,
 and an interrupted run goes on at the first one that is missing or damaged,

@@ -1,4 +1,4 @@
-"""Stage `mine-negatives`: passages that an index finds, but that do not answer.
+"""Stage `mine-negatives`: hard negatives of training pairs from an index.
 
 train_pairs.jsonl  the pairs with their hard negatives, best first
 manifest.json      what was left out, and why

@@ -1,4 +1,4 @@
-"""The stage `plan`: what a step takes on devices that are not rented yet.
+"""Stage `plan`: memory and time of a step on devices not rented yet.
 
 The real step of training, encoding or generating is compiled ahead of time, for
 a TPU topology or for this machine's devices, from shapes alone.

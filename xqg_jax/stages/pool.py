@@ -1,4 +1,4 @@
-"""Several evaluations, one per seed, pooled into one."""
+"""Stage `pool`: the evaluations of several seeds as one."""
 
 import os
 import pathlib

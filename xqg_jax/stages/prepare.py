@@ -1,4 +1,4 @@
-"""Stage `prepare`: writes a data set in the forms that the stages read."""
+"""Stage `prepare`: public data sets, or an invented one, in our formats."""
 
 import itertools
 import pathlib

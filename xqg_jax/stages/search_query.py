@@ -1,4 +1,4 @@
-"""`xqg search --query`: the passages of one question, in the terminal."""
+"""Stage `search --query`: passages for one question, in the terminal."""
 
 import os
 import shutil

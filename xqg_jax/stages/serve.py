@@ -1,4 +1,4 @@
-"""Stage `serve`: a search page and its JSON API, on this machine.
+"""Stage `serve`: a search page and its JSON API.
 
 One thread encodes and searches; requests wait for it in a bounded queue. The
 page, the API and their limits need the extra `serve`.

@@ -1,4 +1,4 @@
-"""`xqg store export`: vectors for programs that do not read stores."""
+"""Stage `store export`: vectors for programs that do not read stores."""
 
 import os
 import pathlib

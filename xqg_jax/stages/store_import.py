@@ -1,4 +1,4 @@
-"""`xqg store import`: a store from vectors that other programs made."""
+"""Stage `store import`: a store from vectors that other programs made."""
 
 import os
 import pathlib
@@ -108,7 +108,7 @@ def _check_parts(parts: Iterator[Part], path: pathlib.Path) -> int:
         )
       if not seen.add(passage_id):
         raise InputError(
-          f"passage id {passage_id!r} stands twice",
+          f"passage id {passage_id!r} appears twice",
           where=path,
           mend="make ids unique",
         )

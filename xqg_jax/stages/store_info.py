@@ -1,4 +1,4 @@
-"""`xqg store verify` and `info`: is a store sound, and what is in it."""
+"""Stage `store info`: what a store holds."""
 
 import math
 import os

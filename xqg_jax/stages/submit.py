@@ -1,4 +1,4 @@
-"""Stage `submit`: a run as the file that XOR-Retrieve's leaderboard takes."""
+"""Stage `submit`: a run as the file for XOR-Retrieve's leaderboard."""
 
 import os
 import pathlib

@@ -1,4 +1,4 @@
-"""Stage `train`: trains a query generator or a dual encoder."""
+"""Stage `train`: training of a query generator or a dual encoder."""
 
 import importlib.util
 import os
@@ -176,7 +176,7 @@ def _register_own_tasks(
   local_name, kind, _ = name.partition(f"_{model.task_kind}")
   if not kind:
     raise InputError(
-      f"{name!r} names no task that this model learns from a local folder",
+      f"{name!r} is not a task of this model for a local folder",
       mend=f"set MIXTURE_OR_TASK_NAME to <name>_{model.task_kind}",
     )
   tasks.register_local_tasks(name=local_name, data_dir=data_dir, **settings)
@@ -201,7 +201,7 @@ def _check_generated(
     )
   if generated_pairs is not None and not isinstance(model, DualEncoderModel):
     raise InputError(
-      "generated queries train a dual encoder, and this is none",
+      "only a dual encoder trains on generated queries",
       mend="leave GENERATED_PAIRS out",
     )
   if generated_pairs is not None and not ending:
@@ -220,7 +220,7 @@ def _check_dev(
     return
   if not isinstance(model, DualEncoderModel):
     raise InputError(
-      "dev retrieval measures a dual encoder, and this is none",
+      "dev retrieval measures dual encoders only",
       mend="leave DEV_QUESTIONS and DEV_PASSAGES out",
     )
   if questions is None or passages is None:

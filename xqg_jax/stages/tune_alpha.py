@@ -1,4 +1,4 @@
-"""The stage `tune-alpha`: alpha chosen by dev questions, and what it is worth.
+"""Stage `tune-alpha`: alpha chosen by cross-validation on dev questions.
 
 The scores of every alpha follow from two score matrices, of passages and of
 query sums. A value that was chosen on the very questions it is reported on

@@ -1,4 +1,4 @@
-"""Stage `update-index`: passages added, changed and removed without a build.
+"""Stage `update-index`: added, changed and removed passages without a build.
 
 What is left of the old index is searched as before; passages that are gone are
 passed over, and new or changed ones are searched exactly beside it.

@@ -1,4 +1,4 @@
-"""One shard of an embedding store: its files, written and read with checksums.
+"""Shard of an embedding store: arrays with checksums, read and written.
 
     shard-00000/
       passages          zarr3 [rows, dim]

@@ -1,4 +1,4 @@
-"""The embedding store: passage vectors and query sums on disk.
+"""Embedding store: passage vectors and query sums on disk.
 
 A folder of shards (see `xqg_jax.store.shards`) and, written last, the file
 `manifest.json`: format, counts, encoder, groups, and the checksums of every

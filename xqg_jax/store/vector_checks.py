@@ -1,4 +1,4 @@
-"""Vectors and queries that could not be ranked, refused by name."""
+"""Checks of vectors and queries: finite values, equal dimensions."""
 
 import numpy as np
 from jaxtyping import Float

@@ -101,7 +101,7 @@ def _read_npy(
     ) from None
   if array.ndim != 2 or not len(array) or array.dtype.kind != "f":
     raise InputError(
-      f"an array {array.shape} of {array.dtype} is no list of vectors",
+      f"an array {array.shape} of {array.dtype} is not a list of vectors",
       where=path,
       mend="save one of shape [passages, dim] in float32 or float16",
     )
@@ -130,7 +130,7 @@ def _read_parquet(
     for new_ids, vectors in _read_batches(path, columns, size):
       if waiting and vectors.shape[1] != waiting[0].shape[1]:
         raise InputError(
-          f"vectors of {vectors.shape[1]} dimensions follow such of "
+          f"vectors of {vectors.shape[1]} dimensions come after vectors of "
           f"{waiting[0].shape[1]}",
           where=path,
           mend="give vectors of one length",

@@ -1,4 +1,4 @@
-"""Packing: texts of any length side by side in rows of one fixed length.
+"""Packing of texts of any length into rows of one fixed length.
 
 A row holds several texts. `segment_ids` keep them apart (attention stays
 within equal ids, 0 is padding), `positions` restart at 0 with each text, and

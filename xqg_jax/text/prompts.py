@@ -1,4 +1,4 @@
-"""The prompt of the query generator, one for training and generation.
+"""Prompt of the query generator, one for training and generation.
 
 A prompt that is longer than the model takes loses the end of its passage. The
 instruction, which names the language, always stays whole; of the rest the

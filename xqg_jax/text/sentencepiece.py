@@ -1,4 +1,4 @@
-"""Reads SentencePiece models, the tokenizers of T5X, as fast tokenizers."""
+"""SentencePiece models, the tokenizers of T5X, as fast tokenizers."""
 
 import struct
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Checkpoints of a training run: written beside it, verified, restored.
+"""Training checkpoints: written asynchronously, verified, restored.
 
 `MODEL_DIR/checkpoint_<step>` holds `params`, which every stage reads, and
 `state` and `metrics.json`, which only training reads. A thread of its own
@@ -273,7 +273,7 @@ def restore_state(
 ) -> TrainState | None:
   """Reads the newest good checkpoint, or returns None where there is none.
 
-  One that is damaged is told of and removed, so that the run can write that
+  A damaged checkpoint is reported and removed, so that the run can write its
   step again.
 
   Raises:

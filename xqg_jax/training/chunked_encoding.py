@@ -1,4 +1,4 @@
-"""Encoding the rows of a training batch, all at once or a chunk at a time.
+"""Gradient caching: the rows of a training batch encoded in chunks.
 
 In chunks, a scan goes over the rows and the backward pass encodes each chunk
 again instead of keeping its activations (gradient caching: Gao et al. 2021),

@@ -1,4 +1,4 @@
-"""Retrieval quality of a dual encoder while it is being trained.
+"""Retrieval on dev questions during training.
 
 A subset of the passages is embedded by the parameters as they lie on the
 devices, searched exactly, and scored as `evaluate` scores it.

@@ -1,4 +1,4 @@
-"""The dual encoder as the training loop sees it."""
+"""Dual encoder as a trainable model: features, loss, checkpoints."""
 
 import dataclasses
 import functools

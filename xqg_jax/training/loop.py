@@ -1,4 +1,4 @@
-"""The loop over the steps of a training run: steps, rows, checkpoints, stop."""
+"""Training loop: steps, rows of metrics, checkpoints, stop requests."""
 
 import contextlib
 import dataclasses

@@ -1,4 +1,4 @@
-"""Metrics of a training run: rows in a file, a progress line, a check."""
+"""Training metrics: rows in a file, TensorBoard, a progress line."""
 
 import collections
 import json

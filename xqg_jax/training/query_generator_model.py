@@ -1,4 +1,4 @@
-"""The query generator as the training loop sees it."""
+"""Query generator as a trainable model: features, loss, checkpoints."""
 
 import dataclasses
 import functools

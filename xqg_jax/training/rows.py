@@ -1,4 +1,4 @@
-"""Packing the texts of a training batch into few rows, on the host.
+"""Packing of a training batch's texts into few rows.
 
 A padded batch has `query_tokens`, `passage_tokens` and
 `negative_passage_tokens`, one text a row. A packed one has of either side

@@ -1,4 +1,4 @@
-"""A training run: its folder, manifest, batches, steps and checkpoints."""
+"""Training run: its folder, manifest, batches and checkpoints."""
 
 import contextlib
 import dataclasses

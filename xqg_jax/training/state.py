@@ -1,4 +1,4 @@
-"""The state of a training run: made, laid out over devices, stepped on."""
+"""Training state: creation, layout over devices, update step."""
 
 import dataclasses
 import functools

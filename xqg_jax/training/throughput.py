@@ -1,4 +1,4 @@
-"""How much training does in a second, and how much of the devices it uses."""
+"""Training throughput: examples and tokens a second, MFU."""
 
 import time
 from collections.abc import Mapping

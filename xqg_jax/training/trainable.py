@@ -1,4 +1,4 @@
-"""What the training loop asks of a model, and what its models have in common.
+"""Trainable models: the interface that the training loop asks for.
 
 `QueryGeneratorModel` and `DualEncoderModel` have one small protocol: init or
 restore parameters, name their axes, give the loss of a batch, and write the

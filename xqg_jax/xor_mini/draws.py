@@ -1,4 +1,4 @@
-"""Random draws that are the same on any machine and with any library version.
+"""Reproducible random draws, alike on any machine and library version.
 
 Everything comes from BLAKE2 of a written key and integer arithmetic, because
 the streams of `random` and NumPy may change with their versions.

@@ -1,4 +1,4 @@
-"""Writes a collection of invented entities in XOR-TyDi and DPR form."""
+"""Generator of an invented collection, in XOR-TyDi and DPR form."""
 
 import io
 import pathlib

@@ -1,1 +1,1 @@
-"""Hugging Face's and sentence-transformers' files, read and written."""
+"""Files of Hugging Face and sentence-transformers models."""

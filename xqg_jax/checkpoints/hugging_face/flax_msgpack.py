@@ -1,4 +1,4 @@
-"""Where the arrays of a Flax msgpack file lie, so that they can be mapped.
+"""Flax msgpack files as memory maps: the place of each array.
 
 Flax itself reads the whole file into memory first. Only what its files hold is
 known here: maps with string keys, scalars, and arrays, each an extension of
@@ -85,7 +85,9 @@ class _Reader:
     elif first in _EXTENSIONS:
       size = self._unsigned(_EXTENSIONS[first])
     else:
-      raise ValueError(f"byte {first:#x} at {self._at - 1} begins no object")
+      raise ValueError(
+        f"byte {first:#x} at {self._at - 1} is not the start of an object"
+      )
     if self._unsigned(1) != _ARRAY:
       self._pass_over(size)  # a scalar: no parameter
       return None

@@ -1,4 +1,4 @@
-"""Pooling, projection and prompts in the files of sentence-transformers.
+"""Files of sentence-transformers: pooling, projection, prompts.
 
 `modules.json` lists Transformer, Pooling and, where a model has them, Dense
 and Normalize. Folders of all its versions are read; those written here open

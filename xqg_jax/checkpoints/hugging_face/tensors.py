@@ -1,4 +1,4 @@
-"""The tensors of Hugging Face files, read one by one as memory maps.
+"""Tensors of Hugging Face files, read one by one from memory maps.
 
 safetensors and PyTorch files, single or sharded, and Flax msgpack, all under
 the names that safetensors files use.

@@ -1,1 +1,1 @@
-"""T5X's checkpoints, read and written."""
+"""Checkpoints of T5X, read and written."""

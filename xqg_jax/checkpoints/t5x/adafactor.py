@@ -1,4 +1,4 @@
-"""Adafactor's statistics, between T5X's tree and optax's state.
+"""Conversion of Adafactor's statistics between T5X and optax.
 
 Both keep the same numbers and update them by the same formulas (Shazeer and
 Stern 2018): running means of the squared gradient over rows and columns

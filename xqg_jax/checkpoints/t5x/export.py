@@ -1,4 +1,4 @@
-"""Writes checkpoints that T5X restores, in the Orbax layout of today's T5X."""
+"""Export of checkpoints to T5X, in its Orbax layout."""
 
 import os
 import pathlib

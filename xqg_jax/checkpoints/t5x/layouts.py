@@ -1,4 +1,4 @@
-"""T5X's checkpoints on disk: their two layouts, read tensor by tensor.
+"""Layouts of T5X checkpoints: msgpack with zarr folders, and Orbax.
 
 - classic, as the public mT5 checkpoints: `checkpoint_<step>/checkpoint` is
   msgpack of the tree {version, optimizer: {target, state}} whose large arrays

@@ -1,4 +1,4 @@
-"""T5X's checkpoints as query generators: shapes, parameters, tokenizer."""
+"""Query generators from T5X checkpoints: shapes, parameters, tokenizer."""
 
 import os
 import pathlib

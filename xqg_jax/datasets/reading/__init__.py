@@ -1,1 +1,1 @@
-"""Files of public data sets, read."""
+"""Readers of the files of public data sets."""

@@ -1,4 +1,4 @@
-"""Reads a JSON file that is one long array, entry by entry."""
+"""Streaming reader of large JSON arrays, entry by entry."""
 
 import gzip
 import io

@@ -1,4 +1,4 @@
-"""The files that data sets are made from: found, downloaded, verified.
+"""Source files of data sets: lookup, download, checksums.
 
 A file in the manual folder is used under its official name, plain or gzipped,
 and nothing is then looked up on the network. A download that was cut goes on

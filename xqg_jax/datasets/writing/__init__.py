@@ -1,1 +1,1 @@
-"""TFDS shards and plain files, written so that a kill loses little."""
+"""Writers of data sets: TFDS shards and plain files."""

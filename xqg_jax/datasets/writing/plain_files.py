@@ -1,4 +1,4 @@
-"""Writes prepared data sets as the plain files that the stages read."""
+"""Export of prepared data sets to TSV and JSONL files."""
 
 import functools
 import os

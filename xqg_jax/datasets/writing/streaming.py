@@ -1,4 +1,4 @@
-"""The base of the builders: streamed, in file order, resumed shard by shard.
+"""Streaming TFDS builder: records in file order, resumed by shards.
 
 TFDS's own writer keeps a data set in temporary files that a kill throws away,
 and shuffles it. Here each shard is a folder of its own that is renamed when it

@@ -1,4 +1,4 @@
-"""Report: evaluations as one HTML page that needs nothing but itself."""
+"""HTML report of evaluations: one self-contained page."""
 
 import functools
 import itertools

@@ -1,4 +1,4 @@
-"""Plots as inline SVG that takes its colours and font from the page.
+"""Inline SVG plots in the colours and font of their page.
 
 Text is `currentColor`; series and grid use the CSS variables `--series-N`,
 `--baseline` and `--grid`, so one drawing serves light and dark pages.

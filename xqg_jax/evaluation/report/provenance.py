@@ -1,4 +1,4 @@
-"""Provenance: the folders, configs and fingerprints behind evaluations."""
+"""Provenance of evaluations: folders, configs, fingerprints."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""All augmentations of one store, searched exactly in one pass.
+"""Exact search of all augmentations of one store in one pass.
 
 Two products, with the passages and with their query sums, give the scores of
 every variant; `exact_search.py` keeps the best of each.

@@ -1,4 +1,4 @@
-"""The best of a stream of scores, chosen on the host while CPUs multiply.
+"""Top-k on CPUs: the best of a stream of scores, chosen in numpy.
 
 XLA's top-k on CPU takes longer than the product it follows. After the first
 tile few scores can still be among the best: a group of columns whose maximum

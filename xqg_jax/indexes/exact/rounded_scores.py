@@ -1,4 +1,4 @@
-"""Scores from bfloat16 products, and how far they can be from exact ones.
+"""Scores from bfloat16 products, with bounds of their rounding errors.
 
 Some CPUs multiply bfloat16 twice to three times as fast as float32. Rounded
 products rule out most passages; the few that may be among the best are scored

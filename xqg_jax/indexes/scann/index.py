@@ -1,4 +1,4 @@
-"""A ScaNN index: built, saved, checked, loaded and searched.
+"""ScaNN index: build, save, load, search.
 
 Tree, anisotropic hashing and reordering by exact inner products. The native
 code runs in a process of its own (`worker.py`): if it aborts, the caller

@@ -1,4 +1,4 @@
-"""The shards of a ScaNN index, built, tuned and measured one after the other.
+"""Sharded ScaNN indexes: built, tuned and measured shard by shard.
 
 Each is an index of its own; an interrupted run keeps those that are finished.
 """

@@ -1,4 +1,4 @@
-"""Tuning a ScaNN index to a wanted index recall, against exact search."""
+"""Tuning of a ScaNN index to a wanted index recall."""
 
 import dataclasses
 import math

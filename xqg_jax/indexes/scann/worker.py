@@ -1,4 +1,4 @@
-"""The process in which ScaNN runs, and the messages on its two pipes.
+"""Worker process for ScaNN, and its messages over two pipes.
 
 ScaNN is native code that may abort; here it takes down only this process.
 `scann_index.py` runs this file as a script, so it imports nothing of the

@@ -1,4 +1,4 @@
-"""Renames tensors between Hugging Face's BERT layout and ours."""
+"""Conversion of BERT tensors between Hugging Face's layout and ours."""
 
 import re
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""A dual encoder: transformers for queries and passages, pooled, projected.
+"""Dual encoder ready for use: network, parameters, tokenizer.
 
 Both sides share one set of parameters, or have one each:
 

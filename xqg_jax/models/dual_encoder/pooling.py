@@ -1,4 +1,4 @@
-"""From the hidden states of packed rows to one vector a text."""
+"""Pooling of packed hidden states to one vector per text."""
 
 from typing import Literal
 

@@ -1,1 +1,1 @@
-"""Layers that several networks share, and what CPUs need."""
+"""Layers that several networks share, and their forms for CPUs."""

@@ -1,4 +1,4 @@
-"""Affine maps and their gradients in the forms that each platform likes best.
+"""Affine maps and their gradients, in a form for each platform.
 
 XLA on CPU multiplies bfloat16 by the processor's own instructions, twice as
 fast as float32, only where the sums come out in float32 and both factors lie in

@@ -1,4 +1,4 @@
-"""Dot-product attention, in the form that each platform likes best."""
+"""Dot-product attention, in a form for each platform."""
 
 import functools
 from collections.abc import Callable

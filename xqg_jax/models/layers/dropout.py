@@ -1,4 +1,4 @@
-"""Dropout with few random bits."""
+"""Dropout from few random bits."""
 
 import math
 

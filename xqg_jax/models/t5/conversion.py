@@ -1,4 +1,4 @@
-"""Renames tensors between Hugging Face's T5 layout and ours."""
+"""Conversion of T5 tensors between Hugging Face's layout and ours."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

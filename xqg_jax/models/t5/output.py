@@ -1,4 +1,4 @@
-"""T5's output layer apart from its module: whole, or for some tokens only."""
+"""Output layer of T5, for all tokens or for some."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""The query generator's loss: cross-entropy, in chunks of positions."""
+"""Cross-entropy of the query generator, in chunks of positions."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""The dual encoder's losses: in-batch softmax, masking, distillation.
+"""Ranking losses of the dual encoder: softmax, masking, distillation.
 
 All are pure functions of arrays. Under `jax.jit` with a sharded batch they
 are global: a query's in-batch negatives are the passages of all devices.

@@ -1,4 +1,4 @@
-"""What passages say in English, and questions in the seven languages."""
+"""Templates: English passages, questions in seven languages."""
 
 from xqg_jax.xor_mini.templates import ar, bn, fi, ja, ko, ru, te
 from xqg_jax.xor_mini.templates.en import ENTITY_TYPES, EntityType

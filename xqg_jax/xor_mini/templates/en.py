@@ -1,4 +1,4 @@
-"""What the English passages say: types of entities and their sentences."""
+"""English passages by type of entity: templates of their sentences."""
 
 import dataclasses
 
