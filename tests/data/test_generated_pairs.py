@@ -164,7 +164,10 @@ def test_training_names_what_does_not_fit(tmp_path):
   make_tokenizer("bert").save(tmp_path / "tokenizer")
   encoder = make_encoder_model(str(tmp_path / "tokenizer"))
   for match, settings in (
-    ("only a dual encoder trains on generated", {"model": model, "generated_pairs": pairs}),
+    (
+      "only a dual encoder trains on generated",
+      {"model": model, "generated_pairs": pairs},
+    ),
     ("set MIXTURE_OR_TASK_NAME to", {"generated_pairs": pairs}),
     (
       "--gin_file=generated_pairs.gin",
