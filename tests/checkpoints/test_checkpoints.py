@@ -405,7 +405,8 @@ def test_export_opens_in_transformers(hf_folder, tmp_path):
   model, report = transformers.AutoModel.from_pretrained(
     tmp_path / "out", add_pooling_layer=False, output_loading_info=True
   )
-  assert not report["missing_keys"] and not report["unexpected_keys"]
+  assert not report["missing_keys"]
+  assert not report["unexpected_keys"]
   words = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
   text = "query: the old mill"
   batch = words([text], return_tensors="pt", return_token_type_ids=False)

@@ -86,8 +86,8 @@ def test_settings_that_cannot_be_met(tmp_path):
   ):
     with pytest.raises(InputError, match=match):
       GeneratedPairs(**files, **settings)
+  _register(tmp_path, languages=("ja",))
   with pytest.raises(InputError, match=r"no queries in ja"):
-    _register(tmp_path, languages=("ja",))
     _make_batches("tiny_dual_encoder_generated")
 
 

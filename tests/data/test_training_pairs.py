@@ -120,7 +120,8 @@ def test_ids_and_scores_belong_to_the_drawn_passages(examples):
       ids[passage_id] = tuple(row["passage_ids"][place].tolist())
     positive = pair.positives[0].passage_id
     ids[positive] = tuple(row["passage_ids"][0].tolist())
-  assert len(ids) > 10 and len(set(ids.values())) == len(ids)
+  assert len(ids) > 10
+  assert len(set(ids.values())) == len(ids)
 
 
 def test_answers_are_alike_whatever_their_case(examples):
@@ -128,4 +129,5 @@ def test_answers_are_alike_whatever_their_case(examples):
   first, second, third = (row["answer_ids"].tolist() for row in rows[:3])
   assert second == [[0, 0]] * 4  # yes is no answer
   assert first[1] == third[0] != [0, 0]
-  assert first[0] not in third and first[2:] == [[0, 0]] * 2
+  assert first[0] not in third
+  assert first[2:] == [[0, 0]] * 2

@@ -18,7 +18,7 @@ from xqg_jax.io.files import (
 
 def test_atomic_path_leaves_nothing_when_the_block_raises(tmp_path):
   target = tmp_path / "sub" / "out.txt"
-  with pytest.raises(KeyError), atomic_path(target) as partial:
+  with pytest.raises(KeyError), atomic_path(target) as partial:  # noqa: PT012
     partial.write_text("half")
     raise KeyError
   assert list((tmp_path / "sub").iterdir()) == []
@@ -34,7 +34,7 @@ def test_atomic_path_replaces_the_old_file(tmp_path):
 
 def test_json_refuses_nan_and_reads_back(tmp_path):
   path = tmp_path / "a.json"
-  with pytest.raises(ValueError):
+  with pytest.raises(ValueError, match="not JSON compliant"):
     write_json(path, {"loss": float("nan")})
   assert not path.exists()
   write_json(path, {"ä": [1, 2]})

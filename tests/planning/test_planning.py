@@ -476,7 +476,8 @@ def test_a_tiny_recipe_is_compiled_for_a_tpu(tmp_path, capsys):
   assert dict(os.environ) == environment
   step = json.loads((tmp_path / "plan" / "plan.json").read_text())["step"]
   sizes = step["bytes_per_chip"]
-  assert step["fits"] and step["num_devices"] == 4
+  assert step["fits"]
+  assert step["num_devices"] == 4
   assert 0 < sizes["temporaries"] < 2**25
   assert 0.9 * sizes["total"] < sum(sizes.values()) / 2 < 1.1 * sizes["total"]
   gradients = 2 * 3 / 4 * sizes["parameters"]

@@ -111,7 +111,8 @@ def test_both_variants_stand_side_by_side(world, capsys, monkeypatch):
 def test_bad_input_is_told_in_one_line(world, query, changes, words, capsys):
   assert _main(world, query, **changes) == 2
   (line,) = capsys.readouterr().err.splitlines()
-  assert line.startswith("xqg: error:") and words in line
+  assert line.startswith("xqg: error:")
+  assert words in line
 
 
 def test_query_belongs_to_search(capsys):

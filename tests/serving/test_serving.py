@@ -417,7 +417,8 @@ def test_every_answer_carries_security_headers(port):
   for method, path in (("GET", "/"), ("GET", "/x"), ("POST", "/api/search")):
     _, headers, _ = _request(port, method, path)
     policy = headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "unsafe" not in policy
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
     assert headers["x-content-type-options"] == "nosniff"
     assert headers["x-frame-options"] == "DENY"
     assert "server" not in headers
@@ -440,7 +441,8 @@ def test_the_openapi_schema_describes_both_sides(port):
 
 def test_the_page_has_no_inline_script_or_style(port):
   page = _request(port, "GET", "/")[2].decode()
-  assert "<style" not in page and "style=" not in page
+  assert "<style" not in page
+  assert "style=" not in page
   assert page.count("<script") == page.count('<script src="/page.js"') == 1
   assert " on" not in page.split("<body>")[0]
   assert "://" not in page
@@ -775,8 +777,10 @@ def test_the_page_runs_no_markup(page, port):
 def test_the_page_at_a_phones_width_shows_one_variant(page):
   page.set_viewport_size({"width": 390, "height": 844})
   _ask(page, QUESTIONS[1])
-  assert page.is_visible("#augmented") and not page.is_visible("#baseline")
+  assert page.is_visible("#augmented")
+  assert not page.is_visible("#baseline")
   page.click("#switch button[data-side=baseline]")
-  assert page.is_visible("#baseline") and not page.is_visible("#augmented")
+  assert page.is_visible("#baseline")
+  assert not page.is_visible("#augmented")
   width = page.evaluate("document.documentElement.scrollWidth")
   assert width <= 390

@@ -105,7 +105,8 @@ def test_packed_batch_has_the_loss_of_the_padded_one():
   padded = _loss_and_gradient(model, params, batch)
   model = dataclasses.replace(model, row_lengths=ROW_LENGTHS)
   packed = model.prepare_batch(batch, num_groups=2)
-  assert len(packed["query_tokens"]) < 8 and len(packed["passage_tokens"]) < 16
+  assert len(packed["query_tokens"]) < 8
+  assert len(packed["passage_tokens"]) < 16
   assert model.count_tokens(packed) == model.count_tokens(batch)
   _assert_equal(_loss_and_gradient(model, params, packed), padded, 1e-6)
 

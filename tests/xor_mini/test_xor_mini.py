@@ -269,7 +269,8 @@ def test_sentences_state_their_value():
   for entity_type in ENTITY_TYPES.values():
     assert 6 <= len(entity_type.attributes) <= 8
     for opening in entity_type.openings:
-      assert opening.startswith("{name} ") and "{place}" in opening
+      assert opening.startswith("{name} ")
+      assert "{place}" in opening
     for attribute in entity_type.attributes.values():
       assert 2 <= len(attribute.sentences) <= 4
       assert all(s.count("{value}") == 1 for s in attribute.sentences)
@@ -280,7 +281,8 @@ def test_amounts_of_a_unit_cannot_hold_one_another():
     for attribute in entity_type.attributes.values():
       if isinstance(attribute.value, Amount):
         low, high = attribute.value.low, attribute.value.high
-        assert 1000 <= low and len(str(low)) == len(str(high))
+        assert low >= 1000
+        assert len(str(low)) == len(str(high))
 
 
 def test_passages_are_short_and_state_most_facts():
@@ -292,8 +294,10 @@ def test_passages_are_short_and_state_most_facts():
     facts.append(len(entity.answers))
     for answer in entity.answers.values():
       assert entity.passage.text.count(answer) == 1
-  assert 45 <= min(counts) and max(counts) <= 60
-  assert 4 <= min(facts) and max(facts) <= 6
+  assert min(counts) >= 45
+  assert max(counts) <= 60
+  assert min(facts) >= 4
+  assert max(facts) <= 6
 
 
 def test_painters_live_a_plausible_time():

@@ -102,9 +102,10 @@ def _find_files(
     is_small = path.suffix in _SMALL_FILES
     if is_small or (with_weights and path.suffix == weights):
       yield path
-    elif not path.suffix and not STEP_FOLDER.fullmatch(path.name):
-      if path.is_dir():
-        yield from _find_files(path, with_weights=with_weights)
+    elif path.suffix or STEP_FOLDER.fullmatch(path.name):
+      continue
+    elif path.is_dir():
+      yield from _find_files(path, with_weights=with_weights)
 
 
 def _walk(folder: epath.Path) -> Iterator[epath.Path]:

@@ -181,13 +181,13 @@ def _find_tokenizer(
   if tokenizer_path is None:
     return load_tokenizer(folder)
   given = load_tokenizer_at(tokenizer_path)
-  if (folder / TOKENIZER_FILE).exists():
-    if load_tokenizer(folder).fingerprint != given.fingerprint:
-      raise InputError(
-        "the checkpoint has a tokenizer of its own, which differs from it",
-        where=folder,
-        mend="leave TOKENIZER_PATH out",
-      )
+  has_its_own = (folder / TOKENIZER_FILE).exists()
+  if has_its_own and load_tokenizer(folder).fingerprint != given.fingerprint:
+    raise InputError(
+      "the checkpoint has a tokenizer of its own, which differs from it",
+      where=folder,
+      mend="leave TOKENIZER_PATH out",
+    )
   return given
 
 

@@ -211,8 +211,10 @@ class Index:
     turn, num_turns = take_turn(across_processes)
     nothing = np.empty((len(queries), 0), np.float32)
     found = [(nothing, nothing.astype(np.int32))]
-    for shard in self.shards[turn::num_turns]:
-      found.append(self._search_shard(shard, queries, k))
+    found += [
+      self._search_shard(shard, queries, k)
+      for shard in self.shards[turn::num_turns]
+    ]
     merged = merge_neighbors(found, k)
     return merge_processes(merged, k) if across_processes else merged
 

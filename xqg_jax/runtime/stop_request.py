@@ -2,7 +2,6 @@
 
 import signal
 import threading
-from types import FrameType
 
 import jax
 import orbax.checkpoint as ocp
@@ -38,7 +37,7 @@ class StopRequest:
         signal.SIGTERM, signal.SIG_DFL if previous is None else previous
       )
 
-  def _note(self, signal_number: int, frame: FrameType | None) -> None:
+  def _note(self, *_: object) -> None:
     self.is_made = True
 
   def reaches(self, step: int) -> bool:

@@ -125,7 +125,7 @@ class RequestLimits:
 
     try:
       self._check(scope)
-      body = await self._read_body(scope, receive)
+      body = await self._read_body(receive)
     except _Refused as refused:
       await _send_error(send_safely, refused)
       return
@@ -145,7 +145,7 @@ class RequestLimits:
         **{"retry-after": str(int(wait) + 1)},
       )
 
-  async def _read_body(self, scope: Scope, receive: Receive) -> bytes:
+  async def _read_body(self, receive: Receive) -> bytes:
     """Reads the body whole.
 
     Raises:

@@ -136,7 +136,7 @@ class TrainingLoop:
         self._take_step(step, next(prepared))
         self._do_what_is_due(step)
     if step > self._writer.last_step:
-      self._save(step)
+      self._save()
     self._writer.wait()
     return step
 
@@ -173,7 +173,7 @@ class TrainingLoop:
     if is_dev or periods.is_due(periods.log, step):
       self._write_row(step, is_dev)
     if periods.is_due(periods.checkpoint, step):
-      self._save(step)
+      self._save()
 
   def _write_row(self, step: int, is_dev: bool) -> None:
     self._log.fetch()
@@ -184,7 +184,7 @@ class TrainingLoop:
       self._throughput.start()
     self._log.write_row(step, values)
 
-  def _save(self, step: int) -> None:
+  def _save(self) -> None:
     """Begins to save; what is not finite is never kept."""
     self._log.fetch()
     self._log.check_finite(self._find_finite())

@@ -116,7 +116,7 @@ class _Worker:
   """Starts the process, sends requests, and turns its end into an error."""
 
   def __init__(self):
-    self._log = tempfile.TemporaryFile()
+    self._log = tempfile.TemporaryFile()  # noqa: SIM115, `_end` closes it
     script = pathlib.Path(scann_worker.__file__)
     # -P: the folder of the script must not hide packages of the same name.
     self._process = subprocess.Popen(

@@ -67,7 +67,7 @@ def _transpose_input(dy: Array, x: Any, kernel: Array) -> Array:
   return dx.astype(dtype)
 
 
-def _transpose_kernel(dy: Array, x: Array, kernel: Any) -> Array:
+def _transpose_kernel(dy: Array, x: Array, _: Any) -> Array:
   # [*batch, features] -> [tokens, features]
   rows, dy = (z.reshape(-1, z.shape[-1]).astype(x.dtype) for z in (x, dy))
   return jnp.matmul(lay_out(rows.T), dy, preferred_element_type=jnp.float32)
