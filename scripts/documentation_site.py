@@ -144,7 +144,7 @@ def _write_index(
       )
       for path in paths
     ]
-    parts += [f"## {title}", _make_table(("name", "", ""), rows)]
+    parts += [f"## {title}", _make_table(("name", "command", "what"), rows)]
   return _join(*parts)
 
 
