@@ -2,7 +2,7 @@
 
 
 class InputError(ValueError):
-  """Bad input, told in one line: where, what, and how to mend it.
+  """Bad input, as one line: where, what, and how to mend it.
 
   The command line prints the line and exits with 2; library users catch it
   as a `ValueError`.
@@ -27,7 +27,7 @@ class InputError(ValueError):
 
 
 class NativeError(RuntimeError):
-  """A native library failed or its process died; nothing the input did."""
+  """A native library failed or its process died; the input is not the cause."""
 
 
 class Stopped(Exception):

@@ -31,7 +31,7 @@ _MAX_WAITING = 100_000
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
-  """Input that was read once from end to end and found sound.
+  """Input that was read once from end to end and has no defects.
 
   Attributes:
     passages: file or folder of the passages.
@@ -87,7 +87,7 @@ def scan_collection(
   passages: str | os.PathLike,
   generated_queries: str | os.PathLike | None = None,
 ) -> Collection:
-  """Reads all input once, so that later nothing can be wrong with it.
+  """Reads all input once, so that defects are found before any work.
 
   Raises:
     InputError: malformed input, generated queries for an unknown passage, or

@@ -126,7 +126,7 @@ def _open_embeddings(
 def _check_file(
   path: pathlib.Path, manifest: Mapping[str, Any], key: str
 ) -> None:
-  """Refuses a file of a search that has another checksum than was noted."""
+  """Refuses a file of a search whose checksum is not the recorded one."""
   if key in manifest and sha256_file(path) != manifest[key]:
     raise InputError(
       "not the file that the manifest describes", where=path, mend=_SEARCH_AGAIN
@@ -316,7 +316,7 @@ def _adopt_ids(
 
 
 def count_loose_texts(variant: Variant) -> int:
-  """How many results of a prediction file are no passage of the collection."""
+  """Counts results of a prediction file that are not in the collection."""
   return sum(
     passage_id.startswith(_TEXT_ID)
     for scores in variant.run.values()
@@ -364,7 +364,7 @@ def check_questions(
 def _locate(
   variant: Variant, question_id: str, passage_id: str | None = None
 ) -> object:
-  """`file:line` of a result, looked up only when it is to be complained of."""
+  """`file:line` of a result, looked up only for an error message."""
   path = variant.path
   if path is None or path.suffix == ".json":
     return path or f"variant {variant.name!r}"

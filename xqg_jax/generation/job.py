@@ -208,7 +208,7 @@ class GenerationJob:
 
 
 class Ledger:
-  """What is finished, how it looks, and what the rest will cost."""
+  """Progress of a job: finished shards, their health, the cost of the rest."""
 
   def __init__(self, num_shards: int):
     """Starts with none of `num_shards` shards done."""

@@ -183,7 +183,7 @@ def decode_queue(
 def _let_in(
   slots: Slots, group: Queue, *, writer: Writer
 ) -> tuple[Slots, Finished]:
-  """Lets one group in, and out whatever has finished, as far as it is asked."""
+  """Admits one group, and takes out what has finished where asked to."""
   slots = writer.run(slots, group.wait_for[0])
   shapes = jax.eval_shape(writer.encode, group.prompts)
   encoded = jax.lax.cond(

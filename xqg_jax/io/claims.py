@@ -18,7 +18,7 @@ RUN_FILE = "run.json"
 def claim_output_dir(
   output_dir: str | os.PathLike, *, stage: str, arguments: Mapping[str, Any]
 ) -> pathlib.Path:
-  """Makes `output_dir` this run's own, or goes on with the same run there.
+  """Claims `output_dir` for this run, or resumes the same run there.
 
   Args:
     output_dir: the folder; created when absent.

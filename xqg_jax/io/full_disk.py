@@ -16,7 +16,7 @@ _FULL_WORDS = tuple(os.strerror(number) for number in _FULL)
 
 @contextlib.contextmanager
 def tell_of_full_disk(folder: pathlib.Path) -> Iterator[None]:
-  """Turns what is raised on a full disk into one line.
+  """Turns the errors of a full disk into one line.
 
   Raises:
     InputError: the disk or the quota is full.
@@ -45,7 +45,7 @@ def tell_of_full_disk(folder: pathlib.Path) -> Iterator[None]:
 
 
 class _FullDiskFilter(logging.Filter):
-  """Drops the stack traces by which Orbax's threads tell the same.
+  """Drops the stack traces that Orbax's threads log for the same error.
 
   It stays when the disk is full: asyncio tells of a task when it is deleted.
   """

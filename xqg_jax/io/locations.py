@@ -27,7 +27,7 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
 
 
 def is_url(path: str | os.PathLike) -> bool:
-  """Whether a path says by which protocol it is reached.
+  """Whether a path is a URL, with a protocol.
 
   >>> is_url("gs://t5-data/pretrained_models"), is_url("/data/mt5")
   (True, False)
@@ -197,7 +197,7 @@ def cannot_write(where: object, error: Exception) -> InputError:
 
 
 def relate_location(path: str | os.PathLike, folder: str | os.PathLike) -> str:
-  """What a folder's manifest notes of another folder, or of a URL.
+  """The location of another folder, or a URL, as a manifest records it.
 
   A path counts from the folder, so that both can be moved together.
 
@@ -214,7 +214,7 @@ def relate_location(path: str | os.PathLike, folder: str | os.PathLike) -> str:
 
 
 def find_location(noted: str, folder: str | os.PathLike) -> Location:
-  """Where that lies which `relate_location` noted in a folder's manifest.
+  """The location that `relate_location` recorded in a folder's manifest.
 
   >>> str(find_location("../../store", "/data/views/mean"))
   '/data/store'

@@ -15,12 +15,12 @@ _PARTIAL, _REMOVED = "partial", "removed"
 
 
 def partial_folder(folder: pathlib.Path) -> pathlib.Path:
-  """The name that a folder has until it is whole."""
+  """The temporary name of a folder that is not complete yet."""
   return folder.with_name(f".{folder.name}.{_PARTIAL}")
 
 
 def seal_folder(folder: pathlib.Path, facts: Mapping[str, Any]) -> None:
-  """Gives a folder its name, once all of it is safely on disk.
+  """Renames a folder into place once all of it is on disk.
 
   Args:
     folder: its name; so far it lies at `partial_folder(folder)`.

@@ -74,7 +74,7 @@ def is_first_process() -> bool:
 
 
 def wait_for_all(purpose: str) -> None:
-  """Waits until every process of the run is here; alone, goes on at once.
+  """Waits for all processes of the run; a single process goes on at once.
 
   Args:
     purpose: names the place; no two waits of a run have the same.

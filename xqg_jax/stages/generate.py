@@ -230,7 +230,7 @@ def _check_languages(
 
 @dataclasses.dataclass(frozen=True)
 class Scan:
-  """Input that was read once from end to end and found sound.
+  """Input that was read once from end to end and has no defects.
 
   Attributes:
     num_passages: with a text.
@@ -244,7 +244,7 @@ class Scan:
 
 
 def _scan(passages: str | os.PathLike) -> Scan:
-  """Reads all passages once, so that later nothing can be wrong with them."""
+  """Reads all passages once, so that defects are found before any work."""
   draw, count = random.Random(0), 0
   sample: dict[int, tuple[int, Passage]] = {}
   skipped: list[tuple[str, str]] = []

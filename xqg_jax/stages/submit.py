@@ -80,7 +80,7 @@ def submit(
 def _warn_of_gaps(
   run: Run, questions: Sequence[Question], passages: Mapping[str, Passage]
 ) -> None:
-  """Tells how many questions would be underestimated for want of text."""
+  """Tells how many questions lack text and would be underestimated."""
   num_words = [
     sum(len(passages[p].text.split()) for p in run.get(q.question_id, {}))
     for q in questions

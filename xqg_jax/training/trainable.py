@@ -27,7 +27,7 @@ Lengths = Mapping[str, int | tuple[int, int]]
 
 @runtime_checkable
 class TrainableModel(Protocol):
-  """What the training loop asks of a model.
+  """Interface of a model for the training loop.
 
   Attributes:
     task_kind: ending of the names of its tasks.
@@ -68,7 +68,7 @@ class TrainableModel(Protocol):
     """The `seqio.FeatureConverter` that makes batches for `loss`."""
 
   def prepare_batch(self, batch: HostBatch, *, num_groups: int) -> HostBatch:
-    """Makes of the feature converter's batch what `loss` takes, on the host.
+    """Turns a batch of the feature converter into the input of `loss`.
 
     Args:
       batch: this process's part of a batch.

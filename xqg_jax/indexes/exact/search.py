@@ -46,7 +46,7 @@ _GROUP = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExactSettings:
-  """How exactly "exact" is meant, for accelerators.
+  """Precision of exact search on accelerators.
 
   Attributes:
     dtype: what the factors of the products are rounded to; sums are float32.
