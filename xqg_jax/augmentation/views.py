@@ -27,6 +27,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.io.claims import lock_folder
 from xqg_jax.io.files import fingerprint, read_json
 from xqg_jax.io.locations import Location, find_location
+from xqg_jax.io.paths import to_path
 from xqg_jax.store.shards import ShardArrays, read_shard_record, write_shard
 from xqg_jax.store.store import (
   EmbeddingStore,
@@ -131,9 +132,9 @@ def open_view(path: str | os.PathLike) -> AugmentedView:
     InputError: neither of them there, or the view's store has changed.
   """
   folder = Location.of(path)
-  if not folder.is_local or not pathlib.Path(folder, VIEW_FILE).exists():
+  if not folder.is_local or not (to_path(folder) / VIEW_FILE).exists():
     return AugmentedView(open_store(path))
-  view_file = pathlib.Path(folder, VIEW_FILE)
+  view_file = to_path(folder) / VIEW_FILE
   view = read_json(view_file)
   if view.get("format_version") != FORMAT_VERSION:
     raise InputError(

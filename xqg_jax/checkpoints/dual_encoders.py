@@ -32,6 +32,7 @@ from xqg_jax.checkpoints.query_generators import load_query_generator
 from xqg_jax.checkpoints.steps import load_params
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_json
+from xqg_jax.io.paths import to_path
 from xqg_jax.models.dual_encoder.config import (
   SIDES,
   DualEncoderConfig,
@@ -287,7 +288,7 @@ def export_dual_encoder(
   prompts. Separate sides become two such folders, `query_encoder` and
   `passage_encoder`.
   """
-  folder, config = pathlib.Path(output_dir), encoder.config
+  folder, config = to_path(output_dir), encoder.config
   if config.share_encoders:
     _export_side(folder, encoder, encoder.params, config)
     return

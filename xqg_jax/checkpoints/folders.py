@@ -25,7 +25,8 @@ from xqg_jax.checkpoints.mirrors import mirror_folder
 from xqg_jax.checkpoints.steps import find_checkpoint
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import write_json
-from xqg_jax.io.locations import Location, is_url
+from xqg_jax.io.locations import Location
+from xqg_jax.io.paths import to_path
 from xqg_jax.models.dual_encoder.config import (
   SIDES,
   DualEncoderConfig,
@@ -56,11 +57,11 @@ def find_folder(
   Raises:
     InputError: no such folder, here or on the hub, or not that of a model.
   """
-  path = pathlib.Path(checkpoint_path)
-  if is_url(checkpoint_path):
-    location = Location.of(checkpoint_path).path
-    is_here = not is_url(location)
-    path = pathlib.Path(location) if is_here else mirror_folder(location)
+  location = Location.of(checkpoint_path)
+  if location.is_local:
+    path = to_path(checkpoint_path)
+  else:
+    path = mirror_folder(str(location))
   if not path.exists() and _HUB_NAME.fullmatch(str(checkpoint_path)):
     path = _download(str(checkpoint_path))
   if not path.is_dir():
@@ -117,7 +118,7 @@ def _download(name: str) -> pathlib.Path:
       folder = huggingface_hub.snapshot_download(
         name, allow_patterns=[*_HUB_FILES, f"*{form}"]
       )
-      if any(pathlib.Path(folder).glob(form)):
+      if any(to_path(folder).glob(form)):
         break
   except (OSError, ValueError, errors.HfHubHTTPError) as error:
     line = str(error).strip().splitlines()[0]
@@ -126,7 +127,7 @@ def _download(name: str) -> pathlib.Path:
       where=name,
       mend="check the path or the name, or download the model first",
     ) from None
-  return pathlib.Path(folder)
+  return to_path(folder)
 
 
 def save_model_files(
@@ -147,7 +148,7 @@ def save_model_files(
     generator_task: what a query generator was trained for: `language_in` and,
       if they are known, `languages`.
   """
-  folder = pathlib.Path(model_dir)
+  folder = to_path(model_dir)
   tokenizer.save(folder)
   if dual_encoder_config is not None:
     values = dataclasses.asdict(dual_encoder_config)

@@ -31,7 +31,7 @@ from xqg_jax.checkpoints.t5x.networks import (
 )
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import fingerprint, read_json
-from xqg_jax.io.locations import is_url
+from xqg_jax.io.paths import absolute_path, is_url, to_path
 from xqg_jax.models.parameters import (
   param_axes,
   param_shapes,
@@ -120,7 +120,7 @@ def _read_task(checkpoint_path: str | os.PathLike) -> Mapping[str, Any]:
   """What `xqg train` recorded in MODEL_DIR; nothing elsewhere."""
   if is_url(checkpoint_path):
     return {}
-  path = pathlib.Path(checkpoint_path).absolute()
+  path = absolute_path(checkpoint_path)
   for folder in (path, path.parent):
     if (folder / GENERATOR_FILE).is_file():
       return read_json(folder / GENERATOR_FILE)
@@ -221,7 +221,7 @@ def export_query_generator(
   output_dir: str | os.PathLike, generator: QueryGenerator
 ) -> None:
   """Writes a query generator as a folder that transformers opens."""
-  folder = pathlib.Path(output_dir)
+  folder = to_path(output_dir)
   tensors = network.params_to_hf(generator.params, generator.config)
   write_safetensors(folder / SAFETENSORS_FILE, tensors)
   save_model_files(

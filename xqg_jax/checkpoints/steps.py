@@ -17,6 +17,7 @@ from flax import traverse_util
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path
+from xqg_jax.io.paths import absolute_path, to_path
 
 PARAMS_ITEM = "params"
 STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
@@ -28,7 +29,7 @@ def step_folder(model_dir: str | os.PathLike, step: int) -> pathlib.Path:
   >>> step_folder("models/e5", 1000).name
   'checkpoint_1000'
   """
-  return pathlib.Path(model_dir) / f"checkpoint_{step}"
+  return to_path(model_dir) / f"checkpoint_{step}"
 
 
 def step_number(checkpoint_folder: str | os.PathLike) -> int:
@@ -37,12 +38,12 @@ def step_number(checkpoint_folder: str | os.PathLike) -> int:
   >>> step_number("models/e5/checkpoint_1000")
   1000
   """
-  return int(pathlib.Path(checkpoint_folder).name.rpartition("_")[2])
+  return int(to_path(checkpoint_folder).name.rpartition("_")[2])
 
 
 def list_steps(model_dir: str | os.PathLike) -> list[int]:
   """The steps of finished checkpoints with parameters, oldest first."""
-  folder = pathlib.Path(model_dir)
+  folder = to_path(model_dir)
   found = (
     STEP_FOLDER.fullmatch(path.name)
     for path in (folder.iterdir() if folder.is_dir() else ())
@@ -57,7 +58,7 @@ def find_checkpoint(checkpoint_path: str | os.PathLike) -> pathlib.Path | None:
   Args:
     checkpoint_path: such a folder, or a MODEL_DIR: then its newest step.
   """
-  path = pathlib.Path(checkpoint_path)
+  path = to_path(checkpoint_path)
   if STEP_FOLDER.fullmatch(path.name) and (path / PARAMS_ITEM).is_dir():
     return path
   steps = list_steps(path)
@@ -104,7 +105,7 @@ def load_params(
     InputError: no parameters there, or unreadable or non-finite ones, or
       one that is missing, unknown or of another shape than in `shapes`.
   """
-  path = pathlib.Path(checkpoint_folder).absolute() / PARAMS_ITEM
+  path = absolute_path(checkpoint_folder) / PARAMS_ITEM
   if not path.is_dir():
     raise InputError(
       "no parameters", where=path, mend="give MODEL_DIR or checkpoint_<step>"

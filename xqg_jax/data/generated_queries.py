@@ -16,6 +16,7 @@ from xqg_jax.data.json_lines import (
 from xqg_jax.data.languages import get_language
 from xqg_jax.data.passages import Passage, from_passage
 from xqg_jax.errors import InputError
+from xqg_jax.io.paths import to_path
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ def list_shards(path: str | pathlib.Path) -> list[pathlib.Path]:
   Raises:
     InputError: nothing there.
   """
-  path = pathlib.Path(path)
+  path = to_path(path)
   if not path.is_dir():
     return [path]
   shards = sorted((*path.glob("*.jsonl"), *path.glob("*.jsonl.gz")))

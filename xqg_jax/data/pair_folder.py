@@ -12,6 +12,7 @@ from xqg_jax.data.questions import read_questions
 from xqg_jax.data.training_pairs import TrainingPair, read_training_pairs
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_lines
+from xqg_jax.io.paths import to_path
 
 # Larger files are streamed anew for each language.
 MAX_CACHED_BYTES = 64 * 2**20
@@ -25,7 +26,7 @@ QRELS_FILE = "qrels_dev.tsv"
 
 def find_splits(data_dir: str | os.PathLike) -> dict[str, pathlib.Path]:
   """What each split of a folder's tasks reads, as `read_pairs` takes it."""
-  folder = pathlib.Path(data_dir)
+  folder = to_path(data_dir)
   splits = {"train": folder / PAIRS_FILE}
   if (folder / VALIDATION_FILE).exists():
     splits["validation"] = folder / VALIDATION_FILE
@@ -74,7 +75,7 @@ def read_pairs(path: str | pathlib.Path) -> Iterable[TrainingPair]:
   Raises:
     InputError: as `read_training_pairs`.
   """
-  path = pathlib.Path(path)
+  path = to_path(path)
   if path.is_dir():
     return _read_once(path, (path / QRELS_FILE).stat().st_mtime_ns)
   if not path.exists() or path.stat().st_size > MAX_CACHED_BYTES:
@@ -126,7 +127,7 @@ def count_pairs(path: str | pathlib.Path) -> Mapping[str, int]:
   Raises:
     InputError: as `read_training_pairs`.
   """
-  path = pathlib.Path(path)
+  path = to_path(path)
   return _count_once(path, path.stat().st_mtime_ns if path.exists() else 0)
 
 

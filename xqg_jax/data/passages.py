@@ -18,6 +18,7 @@ from xqg_jax.data.json_lines import (
 )
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_lines
+from xqg_jax.io.paths import to_path
 
 _MAX_BITS = 2**28  # ids up to here are remembered in at most 32 MiB
 
@@ -114,7 +115,7 @@ def list_passage_files(path: str | pathlib.Path) -> list[pathlib.Path]:
   Raises:
     InputError: a folder without any, or a name of another form.
   """
-  path = pathlib.Path(path)
+  path = to_path(path)
   files = sorted(path.iterdir()) if path.is_dir() else [path]
   files = [file for file in files if file.name.endswith(_PASSAGE_SUFFIXES)]
   if files:

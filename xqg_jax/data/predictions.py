@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ from xqg_jax.data.questions import Question
 from xqg_jax.data.runs import Run, sort_neighbors
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, read_json
+from xqg_jax.io.paths import to_path
 
 # The longest budget of the official measure, in tokens.
 MAX_TOKENS = 5000
@@ -104,7 +104,7 @@ def read_predictions(path: str | os.PathLike) -> list[Prediction]:
     )
   predictions: dict[str, Prediction] = {}
   for number, row in enumerate(rows, start=1):
-    where = f"{pathlib.Path(path)}, entry {number}"
+    where = f"{to_path(path)}, entry {number}"
     prediction = _to_prediction(row, where)
     if prediction.question_id in predictions:
       raise InputError(

@@ -20,6 +20,7 @@ from xqg_jax.demo.pretraining import (
   VOCAB_SIZE,
   pretrain_generator,
 )
+from xqg_jax.io.paths import to_path
 from xqg_jax.models.bert.config import BertConfig
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.stages.augment import augment
@@ -289,7 +290,7 @@ def run_demo(
     InputError: a size out of range, or a folder that holds something else.
   """
   start = time.monotonic()
-  folder = pathlib.Path(output_dir)
+  folder = to_path(output_dir)
   pretrained = SHIPPED_GENERATOR
   if retrain:
     pretrained = pretrain_generator(output_dir=str(folder / "pretraining"))

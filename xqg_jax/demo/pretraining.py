@@ -20,6 +20,7 @@ from xqg_jax.data.training_pairs import (
   write_training_pairs,
 )
 from xqg_jax.io.files import atomic_path
+from xqg_jax.io.paths import to_path
 from xqg_jax.models.t5.config import T5Config
 from xqg_jax.stages.prepare import prepare
 from xqg_jax.stages.train import train
@@ -67,7 +68,7 @@ def pretrain_generator(
     The folder `generator` in it: `config.json`, `model.safetensors`,
     `tokenizer.json`.
   """
-  folder = pathlib.Path(output_dir)
+  folder = to_path(output_dir)
   collection = prepare(
     output_dir=str(folder / "collection"),
     num_passages=NUM_PASSAGES,

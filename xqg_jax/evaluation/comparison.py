@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +15,7 @@ from xqg_jax.evaluation.significance import (
   paired_randomization_test,
 )
 from xqg_jax.io.files import atomic_path
+from xqg_jax.io.paths import to_path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +68,7 @@ def write_scores(path: str | os.PathLike, scores: Scores) -> None:
 
 def read_scores(path: str | os.PathLike, measures: Sequence[str]) -> Scores:
   """Reads what `write_scores` wrote."""
-  rows = [row for _, row in read_json_lines(pathlib.Path(path))]
+  rows = [row for _, row in read_json_lines(to_path(path))]
   return Scores(
     question_ids=tuple(row["id"] for row in rows),
     languages=tuple(row["lang"] for row in rows),

@@ -27,6 +27,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.evaluation.comparison import Scores, read_scores, write_scores
 from xqg_jax.evaluation.tables import format_table, measure_label
 from xqg_jax.io.files import read_json, write_json, write_text
+from xqg_jax.io.paths import to_path
 
 FORMAT_VERSION = 1
 METRICS_FILE = "metrics.json"
@@ -74,7 +75,7 @@ def load_evaluation(folder: str | os.PathLike) -> Evaluation:
   Raises:
     InputError: it holds no finished evaluation.
   """
-  folder = pathlib.Path(folder)
+  folder = to_path(folder)
   if not (folder / MANIFEST_FILE).is_file():
     raise InputError(
       "no finished evaluation", where=folder, mend="run `xqg evaluate` first"

@@ -4,6 +4,7 @@ import os
 import pathlib
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.paths import to_path
 
 FORMAT_VERSION = 1
 RUN_FILE = "run.trec"
@@ -19,7 +20,7 @@ def find_run_file(path: str | os.PathLike) -> pathlib.Path:
   Raises:
     InputError: nothing there.
   """
-  path = pathlib.Path(path)
+  path = to_path(path)
   file = path / RUN_FILE if path.is_dir() else path
   if not file.is_file():
     raise InputError(

@@ -32,6 +32,7 @@ from xqg_jax.evaluation.search_folder import (
 from xqg_jax.indexes.exact.all_augmentations import score_variants
 from xqg_jax.io.files import read_json, read_lines, sha256_file
 from xqg_jax.io.locations import find_location
+from xqg_jax.io.paths import to_path
 
 _TEXT_ID = "text:"
 _SEARCH_AGAIN = "search again with a new OUTPUT_DIR"
@@ -68,7 +69,7 @@ def read_variant(name: str, path: str | os.PathLike) -> Variant:
   file = find_run_file(path)
   if file.suffix == ".json":
     return _read_prediction_variant(name, file)
-  folder = pathlib.Path(path)
+  folder = to_path(path)
   manifest = {}
   if (folder / MANIFEST_FILE).is_file():
     manifest = read_json(folder / MANIFEST_FILE)
@@ -101,7 +102,7 @@ def _read_augmentation(
     return None
   location = find_location(manifest["embeddings"], folder)
   # Only stores, not views, lie in buckets.
-  if not location.is_local or not pathlib.Path(location).exists():
+  if not location.is_local or not to_path(location).exists():
     return None
   return _open_embeddings(folder, manifest).augmentation
 
@@ -211,7 +212,7 @@ def score_augmentations(
     InputError: the folder is not of a search, or the store lacks the query
       sums that are asked for.
   """
-  folder = pathlib.Path(search_folder)
+  folder = to_path(search_folder)
   manifest = read_json(folder / MANIFEST_FILE)
   if not {"embeddings", "question_ids"} <= set(manifest):
     raise InputError(

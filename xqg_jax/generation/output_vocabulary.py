@@ -8,7 +8,6 @@ few per cent of mT5's 250,112, and choosing among them is as much faster.
 import dataclasses
 import hashlib
 import os
-import pathlib
 import string
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from xqg_jax.data.json_lines import get_field, read_json_lines
 from xqg_jax.data.languages import Language
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_lines
+from xqg_jax.io.paths import to_path
 from xqg_jax.text.tokenizer import Tokenizer
 
 NUM_SENTINELS = 100
@@ -181,7 +181,7 @@ def read_texts(source: TextSource, language: str) -> Iterator[str]:
     if language in source:
       yield from (text for _, text in read_lines(source[language]))
     return
-  for path in list_shards(pathlib.Path(source)):
+  for path in list_shards(to_path(source)):
     for where, row in read_json_lines(path):
       if "generated_queries" in row:
         yield from row["generated_queries"].get(language, ())

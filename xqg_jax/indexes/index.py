@@ -43,6 +43,7 @@ from xqg_jax.indexes.scann.index import (
 )
 from xqg_jax.io.files import fingerprint, read_json, sha256_file
 from xqg_jax.io.locations import Location, find_location
+from xqg_jax.io.paths import to_path
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.store.vector_checks import check_queries
 
@@ -333,7 +334,7 @@ def open_index(path: str | os.PathLike) -> Index:
     InputError: no finished index there, one of another format, or one whose
       shards are not all its rows.
   """
-  path = pathlib.Path(path)
+  path = to_path(path)
   if not (path / MANIFEST_FILE).exists():
     raise InputError(
       "no finished index here (manifest.json is missing)",

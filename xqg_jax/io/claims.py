@@ -11,6 +11,7 @@ from typing import Any
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import format_json, partial_path, read_json
+from xqg_jax.io.paths import to_path
 
 RUN_FILE = "run.json"
 
@@ -31,7 +32,7 @@ def claim_output_dir(
   Raises:
     InputError: the folder already holds something else.
   """
-  folder = pathlib.Path(output_dir)
+  folder = to_path(output_dir)
   claim = json.loads(
     json.dumps({"stage": stage, "arguments": dict(arguments)}, default=str)
   )

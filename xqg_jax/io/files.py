@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.paths import to_path
 
 
 def find_cache_folder() -> pathlib.Path:
@@ -29,7 +30,7 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   The file or folder written to the yielded name is renamed when the block
   ends and removed when it raises, so a reader never sees half of it.
   """
-  path = pathlib.Path(path)
+  path = to_path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = partial_path(path)
   _remove(partial)
@@ -109,7 +110,7 @@ def read_json(path: str | os.PathLike) -> Any:
     InputError: the file is missing or is not JSON.
   """
   try:
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    return json.loads(to_path(path).read_text(encoding="utf-8"))
   except FileNotFoundError:
     raise InputError(
       "no such file", where=path, mend="check the path"
@@ -128,7 +129,7 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[str, str]]:
   Raises:
     InputError: the file is missing, is not UTF-8, or is a cut-off gzip file.
   """
-  path = pathlib.Path(path)
+  path = to_path(path)
   where, number = str(path), 0
   try:
     opener = gzip.open if path.suffix == ".gz" else open
@@ -167,7 +168,7 @@ def describe_files(paths: Iterable[str | os.PathLike]) -> list[dict[str, str]]:
     InputError: a file is missing.
   """
   described = []
-  for path in map(pathlib.Path, paths):
+  for path in map(to_path, paths):
     if not path.is_file():
       raise InputError("no such file", where=path, mend="check the path")
     described.append({"name": path.name, "sha256": sha256_file(path)})

@@ -9,7 +9,6 @@ import dataclasses
 import json
 import os
 import pathlib
-import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -18,21 +17,12 @@ import tensorstore as ts
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path
+from xqg_jax.io.paths import absolute_path, is_url, split_url
 
 # One for all reads: arrays opened with it share connections and limits.
 CONTEXT = ts.Context({"file_io_concurrency": {"limit": 64}})
 
 _BUCKETS = {"gs": "gcs", "s3": "s3"}
-_URL = re.compile(r"([a-z][a-z0-9+.-]*)://(.*)", re.DOTALL)
-
-
-def is_url(path: str | os.PathLike) -> bool:
-  """Whether a path is a URL, with a protocol.
-
-  >>> is_url("gs://t5-data/pretrained_models"), is_url("/data/mt5")
-  (True, False)
-  """
-  return _URL.fullmatch(os.fspath(path)) is not None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,12 +35,9 @@ class Location:
   def of(cls, path: str | os.PathLike) -> "Location":
     """Takes a path as users write it: relative, absolute, or a URL."""
     text = os.fspath(path)
-    if text.startswith("file://"):
-      text = text.removeprefix("file://")
-    is_here = not is_url(text)
-    return cls(
-      str(pathlib.Path(text).absolute()) if is_here else text.rstrip("/")
-    )
+    if not is_url(text) or split_url(text)[0] == "file":
+      return cls(str(absolute_path(text)))
+    return cls("://".join(split_url(text)).rstrip("/"))
 
   def __str__(self) -> str:
     return self.path
@@ -82,10 +69,9 @@ class Location:
     >>> Location.of("gs://models/mt5/checkpoint_5").kvstore()
     {'driver': 'gcs', 'bucket': 'models', 'path': 'mt5/checkpoint_5/'}
     """
-    match = _URL.fullmatch(self.path)
-    if match is None:
+    if self.is_local:
       return {"driver": "file", "path": f"{self.path}/"}
-    scheme, rest = match.groups()
+    scheme, rest = split_url(self.path)
     if scheme not in _BUCKETS:
       return {"driver": scheme, "path": f"{rest}/"}
     bucket, _, path = rest.partition("/")

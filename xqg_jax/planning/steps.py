@@ -8,7 +8,6 @@ be given.
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from xqg_jax.generation.decoding import Sampling, Slots
 from xqg_jax.generation.refilling import Queue, decode_queue, empty_slots
 from xqg_jax.generation.slot_decoder import GROUPS, bucket_lengths, is_for_cpu
 from xqg_jax.io.files import read_json
+from xqg_jax.io.paths import to_path
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.models.encoder_families import read_encoder_config
 from xqg_jax.models.parameters import param_shapes
@@ -164,7 +164,7 @@ def add_sizes(
   """
   config = model.config
   if config is None and checkpoint_path is not None:
-    path = pathlib.Path(checkpoint_path, CONFIG_FILE)
+    path = to_path(checkpoint_path) / CONFIG_FILE
     if not path.is_file():  # a hub name, or one step in a MODEL_DIR
       path = find_folder(checkpoint_path)[0] / CONFIG_FILE
     read = {

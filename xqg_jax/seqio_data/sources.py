@@ -18,6 +18,7 @@ from xqg_jax.data.pair_folder import count_pairs, read_pairs
 from xqg_jax.data.passages import Passage, read_passages
 from xqg_jax.data.training_pairs import TrainingPair
 from xqg_jax.errors import InputError
+from xqg_jax.io.paths import to_path
 from xqg_jax.seqio_data.preprocessors import from_passage_lists
 
 PAIR_SPEC = {
@@ -62,7 +63,7 @@ class TrainingPairsSource(seqio.DataSource):
       split_to_path: of each split, as `read_pairs` takes it.
       language: keeps the pairs of one language; None keeps all.
     """
-    self._paths = {k: pathlib.Path(v) for k, v in split_to_path.items()}
+    self._paths = {k: to_path(v) for k, v in split_to_path.items()}
     self._language = language
     super().__init__(splits=list(self._paths))
 
@@ -274,7 +275,7 @@ class PassagesSource(seqio.DataSource):
 
   def __init__(self, path: str | pathlib.Path):
     """Names the file, as `read_passages` takes it."""
-    self._path = pathlib.Path(path)
+    self._path = to_path(path)
     super().__init__(splits=["test"])
 
   @property

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_json
+from xqg_jax.io.paths import to_path
 from xqg_jax.text.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
 
 # Where T5X's checkpoints of mT5 find their vocabulary.
@@ -55,7 +56,7 @@ def load_vocabulary(
   name = os.fspath(path)
   if name.endswith(".model"):
     return seqio.SentencePieceVocabulary(name)
-  folder = pathlib.Path(name)
+  folder = to_path(name)
   if (folder / SENTENCEPIECE_FILE).exists():
     return seqio.SentencePieceVocabulary(
       str(folder / SENTENCEPIECE_FILE), extra_ids=_read_extra_ids(folder)
@@ -89,7 +90,7 @@ def is_vocabulary_of(
 
 def _load_tokenizer(source: str | os.PathLike) -> Tokenizer:
   """Loads a folder's tokenizer, or a hub model's without its weights."""
-  if pathlib.Path(source).exists() or str(source).startswith((".", "/")):
+  if to_path(source).exists() or str(source).startswith((".", "/")):
     return load_tokenizer(source)
   import huggingface_hub
   from huggingface_hub import errors

@@ -37,6 +37,7 @@ from xqg_jax.evaluation.variants import (
 )
 from xqg_jax.io.claims import RUN_FILE, claim_output_dir
 from xqg_jax.io.files import describe_files, read_json, sha256_file, write_json
+from xqg_jax.io.paths import to_path
 
 DEFAULT_MEASURES = ("RR@10", "nDCG@10", "Success@20")
 
@@ -129,21 +130,21 @@ def evaluate(
   )
   if _holds_something(output_dir):
     claim()
-  if not (pathlib.Path(output_dir) / MANIFEST_FILE).is_file():
+  if not (to_path(output_dir) / MANIFEST_FILE).is_file():
     inputs = ScoringInputs.read(questions, qrels, settings, punkt_dir=punkt_dir)
     variants = _collect_variants(runs, planned, inputs, settings)
     texts, variants = read_needed_passages(passages, variants)
     results = _Results.compute(variants, inputs, texts, settings)
     # Nothing is written before all input has proved sound.
     _write(claim(), results, inputs.questions)
-    _finish(pathlib.Path(output_dir), sources, runs)
+    _finish(to_path(output_dir), sources, runs)
   evaluation = load_evaluation(output_dir)
   print(evaluation.table)
   return evaluation
 
 
 def _holds_something(folder: str | os.PathLike) -> bool:
-  folder = pathlib.Path(folder)
+  folder = to_path(folder)
   return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
@@ -200,7 +201,7 @@ def _collect_variants(
   variants = [read_variant(name, path) for name, path in runs.items()]
   if planned:
     source = runs[settings["baseline"]]
-    if not pathlib.Path(source).is_dir():
+    if not to_path(source).is_dir():
       raise InputError(
         "alphas need the baseline's embeddings; this is not a search folder",
         where=source,
@@ -323,7 +324,7 @@ def _finish(
 
 
 def _read_search_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
-  file = pathlib.Path(path) / MANIFEST_FILE
+  file = to_path(path) / MANIFEST_FILE
   if not file.is_file():
     return None
   manifest = read_json(file)

@@ -31,6 +31,7 @@ from xqg_jax.generation.query_filters import (
 from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_json
 from xqg_jax.io.full_disk import tell_of_full_disk
+from xqg_jax.io.paths import to_path
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 
 FORMAT_VERSION = 1
@@ -84,14 +85,14 @@ def filter_queries(
   _check(given)
   collection = scan_collection(passages, generated_queries)
   model = checkpoint_path and load_dual_encoder(checkpoint_path, config=encoder)
-  paths = [pathlib.Path(passages), *list_shards(generated_queries)]
+  paths = [to_path(passages), *list_shards(generated_queries)]
   free = ("output_dir", "passages", "generated_queries", "checkpoint_path")
   arguments = {
     **{name: value for name, value in given.items() if name not in free},
     "encoder": model and model.fingerprint,
     "inputs": [{"name": p.name, "sha256": _digest(p)} for p in paths],
   }
-  with tell_of_full_disk(pathlib.Path(output_dir)):
+  with tell_of_full_disk(to_path(output_dir)):
     folder = claim_output_dir(output_dir, stage="filter", arguments=arguments)
     with lock_folder(folder):
       job = FilteringJob(

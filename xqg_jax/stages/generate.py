@@ -37,6 +37,7 @@ from xqg_jax.generation.query_writer import QuerySettings, QueryWriter
 from xqg_jax.io.claims import RUN_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_json, write_text
 from xqg_jax.io.full_disk import tell_of_full_disk
+from xqg_jax.io.paths import to_path
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -120,10 +121,10 @@ def generate(
   scan = _scan(passages)
   writer, arguments = _open_writer(given, settings)
   turn = Turn(jax.process_index(), jax.process_count())
-  with tell_of_full_disk(pathlib.Path(output_dir)):
+  with tell_of_full_disk(to_path(output_dir)):
     job = GenerationJob(
       folder=_claim(output_dir, arguments, turn),
-      passages=pathlib.Path(passages),
+      passages=to_path(passages),
       num_passages=scan.num_passages,
       shard_size=shard_size,
       writer=writer,
@@ -250,7 +251,7 @@ def _scan(passages: str | os.PathLike) -> Scan:
   skipped: list[tuple[str, str]] = []
 
   def skip(where: str, passage: Passage) -> None:
-    skipped.append((pathlib.Path(where).name, passage.passage_id))
+    skipped.append((to_path(where).name, passage.passage_id))
 
   for passage in tqdm.tqdm(
     read_passages(passages, on_empty=skip),
@@ -279,7 +280,7 @@ def _claim(
 ) -> pathlib.Path:
   """Claims the folder, the first process before the others."""
   if turn.index > 0:
-    wait_until((pathlib.Path(output_dir) / RUN_FILE).exists)
+    wait_until((to_path(output_dir) / RUN_FILE).exists)
   return claim_output_dir(output_dir, stage="generate", arguments=arguments)
 
 

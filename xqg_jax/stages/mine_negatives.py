@@ -31,6 +31,7 @@ from xqg_jax.indexes.index import Index, check_encoder, open_index
 from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import atomic_path, read_json, sha256_file, write_json
 from xqg_jax.io.full_disk import tell_of_full_disk
+from xqg_jax.io.paths import to_path
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.training.negative_rules import Candidate, NegativeRules
@@ -105,7 +106,7 @@ def mine_negatives(
     "k": k,
     "shard_size": shard_size,
   }
-  with tell_of_full_disk(pathlib.Path(output_dir)):
+  with tell_of_full_disk(to_path(output_dir)):
     folder = claim_output_dir(
       output_dir, stage="mine-negatives", arguments=arguments
     )

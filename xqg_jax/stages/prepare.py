@@ -8,6 +8,7 @@ from xqg_jax.data.languages import get_language
 from xqg_jax.data.training_pairs import read_training_pairs
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path
+from xqg_jax.io.paths import to_path
 from xqg_jax.text.prompts import make_prompt
 from xqg_jax.text.tokenizer_training import train_tokenizer
 from xqg_jax.xor_mini import make_xor_mini
@@ -65,12 +66,12 @@ def prepare(
   if dataset != "xor_mini":
     return _import_prepare_dataset()(
       dataset=dataset,
-      output_dir=pathlib.Path(output_dir),
-      manual_dir=None if manual_dir is None else pathlib.Path(manual_dir),
+      output_dir=to_path(output_dir),
+      manual_dir=None if manual_dir is None else to_path(manual_dir),
       verify_checksums=verify_checksums,
       plain_files=plain_files,
     )
-  folder = pathlib.Path(output_dir)
+  folder = to_path(output_dir)
   make_xor_mini(
     output_dir=folder,
     num_passages=num_passages,

@@ -12,6 +12,7 @@ from xqg_jax.data.passages import SeenIds
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file
+from xqg_jax.io.paths import to_path
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.store.shards import (
   DTYPES,
@@ -61,10 +62,10 @@ def import_vectors(
     raise InputError(
       f"unknown dtype {dtype!r}", mend=f"use one of {', '.join(DTYPES)}"
     )
-  files = list_vector_files(pathlib.Path(vectors))
+  files = list_vector_files(to_path(vectors))
   columns = (id_column, vector_column)
   read = choose_reader(files, passage_ids, columns, shard_size)
-  dim = _check_parts(read(), pathlib.Path(vectors))
+  dim = _check_parts(read(), to_path(vectors))
   inputs = [{"name": f.name, "sha256": sha256_file(f)} for f in files]
   identity = {"fingerprint": "unknown", "config": None}
   if checkpoint_path is not None:

@@ -11,6 +11,7 @@ import optax
 from xqg_jax.data.generated_pairs import GeneratedPairs
 from xqg_jax.errors import InputError
 from xqg_jax.io.full_disk import tell_of_full_disk
+from xqg_jax.io.paths import to_path
 from xqg_jax.runtime.sharding import check_batch_size, make_mesh, override_rules
 from xqg_jax.runtime.stop_request import StopRequest
 from xqg_jax.training.dual_encoder_model import DualEncoderModel
@@ -106,7 +107,7 @@ def train(
     Stopped: SIGTERM came; the same call goes on.
   """
   arguments = dict(locals())
-  with StopRequest() as stop, tell_of_full_disk(pathlib.Path(model_dir)):
+  with StopRequest() as stop, tell_of_full_disk(to_path(model_dir)):
     _check_packages()
     if restore_optimizer:
       open_start(arguments)

@@ -7,7 +7,6 @@ scored with the value that is best on all others.
 """
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -23,6 +22,7 @@ from xqg_jax.evaluation.variants import (
 )
 from xqg_jax.io.claims import claim_output_dir
 from xqg_jax.io.files import read_json, sha256_file, write_json
+from xqg_jax.io.paths import to_path
 
 TUNING_FILE = "tuning.json"
 ALPHAS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
@@ -83,7 +83,7 @@ def tune_alpha(
   candidates = _make_candidates(alphas, reduction, remove_mean)
   settings = _make_settings(measure, tokenizer)
   inputs = ScoringInputs.read(questions, qrels, settings, punkt_dir=punkt_dir)
-  manifest = pathlib.Path(search, MANIFEST_FILE)
+  manifest = to_path(search) / MANIFEST_FILE
   read_json(manifest)  # before anything is written
   arguments |= {"search": sha256_file(manifest)}
   variants = score_augmentations(search, candidates, k=k)

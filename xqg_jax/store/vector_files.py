@@ -11,6 +11,7 @@ from jaxtyping import Float32
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import import_pyarrow, read_lines
+from xqg_jax.io.paths import to_path
 
 # What files of Python's pickle, and of torch, begin with.
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
@@ -79,7 +80,7 @@ def choose_reader(
   size: int,
 ) -> Callable[[], Iterator[Part]]:
   """What reads all parts, as often as it is called."""
-  if passage_ids is not None and not pathlib.Path(passage_ids).is_file():
+  if passage_ids is not None and not to_path(passage_ids).is_file():
     raise InputError(
       "no such file", where=passage_ids, mend="check PASSAGE_IDS"
     )

@@ -13,6 +13,7 @@ from jaxtyping import Int
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_json, write_json, write_text
+from xqg_jax.io.paths import to_path
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
@@ -95,7 +96,7 @@ class Tokenizer:
 
   def save(self, folder: str | os.PathLike) -> None:
     """Writes `tokenizer.json` and the roles of its special tokens."""
-    folder = pathlib.Path(folder)
+    folder = to_path(folder)
     write_text(folder / TOKENIZER_FILE, self._to_json())
     settings = {"tokenizer_class": "PreTrainedTokenizerFast"}
     write_json(folder / SETTINGS_FILE, settings | self.special_tokens)
@@ -113,7 +114,7 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
   Raises:
     InputError: the folder has no tokenizer, or an unreadable one.
   """
-  folder = pathlib.Path(folder)
+  folder = to_path(folder)
   if not folder.is_dir():
     raise InputError("no such folder", where=folder, mend="check the path")
   path = folder / TOKENIZER_FILE

@@ -28,6 +28,7 @@ from xqg_jax.checkpoints.steps import PARAMS_ITEM
 from xqg_jax.checkpoints.t5x.adafactor import STATE_ITEM
 from xqg_jax.errors import InputError, NativeError
 from xqg_jax.io.files import read_json, write_json
+from xqg_jax.io.paths import absolute_path
 from xqg_jax.io.sealed_folders import (
   clear_leftovers,
   discard_folder,
@@ -63,7 +64,7 @@ class CheckpointWriter:
   ):
     """Starts the thread of a run that stands at `last_step`."""
     self.last_step = last_step
-    self._model_dir = pathlib.Path(model_dir).absolute()
+    self._model_dir = absolute_path(model_dir)
     self._seed = seed
     self._keep = keep
     self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoints")
@@ -279,7 +280,7 @@ def restore_state(
   Raises:
     InputError: a checkpoint is whole, but not one of this run.
   """
-  folder = pathlib.Path(model_dir).absolute()
+  folder = absolute_path(model_dir)
   if jax.process_index() == 0:
     clear_leftovers(folder, "checkpoint_*")
     _remove_damaged(folder)

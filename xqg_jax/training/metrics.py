@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, write_text
+from xqg_jax.io.paths import to_path
 from xqg_jax.training.checkpoints import StepMetrics
 
 _PREFIX = "events.out.tfevents."
@@ -35,7 +36,7 @@ class EventFile:
     import tensorflow as tf
 
     self._tf = tf
-    folder = pathlib.Path(folder)
+    folder = to_path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     old = sorted(folder.glob(f"{_PREFIX}*"))
     kept = {
@@ -139,7 +140,7 @@ class MetricsLog:
       pending: the metrics of steps before `start_step` that are in no row.
     """
     self.last_row: dict[str, float] = {}
-    self._folder = pathlib.Path(model_dir)
+    self._folder = to_path(model_dir)
     self._learning_rate = learning_rate
     self._unseen: collections.deque[_Step] = collections.deque()
     self._last: _Step | None = None

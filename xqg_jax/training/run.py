@@ -16,6 +16,7 @@ from xqg_jax.checkpoints.t5x.layouts import T5xCheckpoint
 from xqg_jax.errors import Stopped
 from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import write_json
+from xqg_jax.io.paths import to_path
 from xqg_jax.runtime.sharding import (
   find_batch_part,
 )
@@ -70,7 +71,7 @@ class TrainingRun:
   @property
   def folder(self) -> pathlib.Path:
     """MODEL_DIR."""
-    return pathlib.Path(self.arguments["model_dir"])
+    return to_path(self.arguments["model_dir"])
 
   @property
   def is_finished(self) -> bool:

@@ -19,6 +19,7 @@ from xqg_jax.checkpoints.hugging_face.tensors import (
 )
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_json, write_json
+from xqg_jax.io.paths import to_path
 from xqg_jax.models.dual_encoder.config import (
   DualEncoderConfig,
   ProjectionConfig,
@@ -79,7 +80,7 @@ def read_pooling(
   Raises:
     InputError: a module, a pooling or another feature that we lack.
   """
-  folder = pathlib.Path(folder)
+  folder = to_path(folder)
   modules = _read_modules(folder)
   if not modules:
     return None
@@ -172,7 +173,7 @@ def read_projection_config(
   Raises:
     InputError: an activation or another feature that we lack.
   """
-  modules = _read_modules(pathlib.Path(folder))
+  modules = _read_modules(to_path(folder))
   if "Dense" not in modules:
     return None
   path = modules["Dense"] / MODULE_FILE
@@ -223,7 +224,7 @@ def read_projection(
   Raises:
     InputError: a tensor is missing, unknown or of another shape.
   """
-  tensors = read_hf_tensors(_read_modules(pathlib.Path(folder))["Dense"])
+  tensors = read_hf_tensors(_read_modules(to_path(folder))["Dense"])
   shapes = {"linear.weight": (config.size, width)}
   if config.use_bias:
     shapes["linear.bias"] = (config.size,)
@@ -268,7 +269,7 @@ def write_modules(
     width: the length of a pooled vector.
     projection: the parameters of the projection, if there is one.
   """
-  folder = pathlib.Path(folder)
+  folder = to_path(folder)
   _write_pooling(folder / "1_Pooling", config, width)
   kinds = {"Transformer": "", "Pooling": "1_Pooling"}
   if projection is not None:

@@ -8,7 +8,6 @@ fourth, the momentum `m`, which neither uses by default.
 """
 
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from flax import traverse_util
 
 from xqg_jax.checkpoints.placement import StoredTensor
 from xqg_jax.errors import InputError
+from xqg_jax.io.paths import absolute_path
 
 KINDS = ("v_row", "v_col", "v")
 _MOMENTUM = "m"
@@ -77,7 +77,7 @@ def load_statistics(
   Raises:
     InputError: the state is there but cannot be read.
   """
-  path = pathlib.Path(checkpoint_folder).absolute() / STATE_ITEM
+  path = absolute_path(checkpoint_folder) / STATE_ITEM
   if not path.is_dir():
     return None
   try:

@@ -15,6 +15,7 @@ from xqg_jax.checkpoints.t5x.adafactor import make_statistics, to_param_states
 from xqg_jax.checkpoints.t5x.layouts import ORBAX_ITEM
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, write_json
+from xqg_jax.io.paths import absolute_path
 
 
 def export_t5x(
@@ -42,7 +43,7 @@ def export_t5x(
   Raises:
     InputError: that step is there already.
   """
-  folder = step_folder(pathlib.Path(output_dir).absolute(), step)
+  folder = step_folder(absolute_path(output_dir), step)
   if folder.exists():
     raise InputError(
       "this checkpoint is already there",

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,6 +27,7 @@ from xqg_jax.evaluation.results import (
 from xqg_jax.evaluation.significance import significance_mark
 from xqg_jax.evaluation.tables import format_difference, format_p
 from xqg_jax.io.files import read_json
+from xqg_jax.io.paths import to_path
 
 METRICS_ROWS_FILE = "metrics.jsonl"
 _TEMPLATE = "report.html.jinja"
@@ -216,7 +216,7 @@ def _collect_queries(
       for language, texts in item.queries.items()
       if texts
     }
-    for _, item in read_generated_queries(pathlib.Path(path))
+    for _, item in read_generated_queries(to_path(path))
     if item.passage_id in wanted and any(item.queries.values())
   }
 
@@ -257,7 +257,7 @@ def find_nearest(question: str, queries: Sequence[str]) -> str | None:
 
 
 def _describe_losses(folder: str | os.PathLike) -> dict[str, Any]:
-  path = pathlib.Path(folder) / METRICS_ROWS_FILE
+  path = to_path(folder) / METRICS_ROWS_FILE
   rows = [row for _, row in read_json_lines(path)]
   svg = plots.plot_losses([row for row in rows if "step" in row])
-  return {"name": pathlib.Path(folder).name, "svg": svg}
+  return {"name": to_path(folder).name, "svg": svg}

@@ -9,6 +9,7 @@ from typing import Any
 from xqg_jax.evaluation.results import MANIFEST_FILE, Evaluation
 from xqg_jax.io.claims import RUN_FILE
 from xqg_jax.io.files import read_json
+from xqg_jax.io.paths import to_path
 
 OPERATIVE_CONFIG = "operative_config.gin"
 _VERBS = {"pool_evaluations": "pool"}
@@ -33,12 +34,12 @@ def find_folders(
     inputs = read_json(evaluation.folder / MANIFEST_FILE)["inputs"]
     # Pooled evaluations were made alike: the first shows how.
     inputs = inputs.get("evaluations", [{"inputs": inputs}])[0]["inputs"]
-    folders.append(pathlib.Path(inputs["questions"]["path"]).parent)
+    folders.append(to_path(inputs["questions"]["path"]).parent)
     for run in inputs["runs"].values():
-      search = pathlib.Path(run["path"]).parent
+      search = to_path(run["path"]).parent
       if (search / MANIFEST_FILE).is_file():
         folders += [search, *_follow(search)]
-  folders += [pathlib.Path(folder) for folder in others]
+  folders += [to_path(folder) for folder in others]
   found = (folder.resolve() for folder in folders if folder.is_dir())
   return list(dict.fromkeys(found))
 
@@ -94,7 +95,7 @@ def list_fingerprints(
         (evaluation.folder.name, name, value)
         for name, value in _walk(manifest.get(part, {}))
       ]
-  for folder in map(pathlib.Path, others):
+  for folder in map(to_path, others):
     if (folder / MANIFEST_FILE).is_file():
       manifest = read_json(folder / MANIFEST_FILE)
       rows += [(folder.name, name, value) for name, value in _walk(manifest)]

@@ -26,6 +26,7 @@ from xqg_jax.indexes.scann import worker as scann_worker
 from xqg_jax.indexes.scann.worker import read_message, write_message
 from xqg_jax.io.files import atomic_path, sha256_file, write_npy
 from xqg_jax.io.locations import cannot_write
+from xqg_jax.io.paths import to_path
 from xqg_jax.store.vector_checks import check_queries, check_vectors
 
 # ScaNN's hashing needs 16 vectors, and a tree over so few saves nothing.
@@ -263,7 +264,7 @@ class ScannIndex:
       InputError: an asset is missing, unknown, or was changed.
       ScannError: ScaNN failed or crashed.
     """
-    folder = pathlib.Path(folder)
+    folder = to_path(folder)
     check_assets(folder, checksums)
     worker = _Worker()
     worker.call("load", folder=str(folder.resolve()))
@@ -343,7 +344,7 @@ def check_assets(
   Raises:
     InputError: a file is missing, changed, or not one of those saved.
   """
-  folder = pathlib.Path(folder)
+  folder = to_path(folder)
   mend = BUILD_AGAIN
   for name, checksum in checksums.items():
     path = folder / name
