@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.tiny_store import write_store
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.search import search_exact
-from xqg_jax.indexes.index import open_index
+from xqg_jax.indexes.kinds import open_index
 from xqg_jax.stages.index import build_index
 from xqg_jax.stages.update_index import update_index
 from xqg_jax.store.shards import ShardArrays

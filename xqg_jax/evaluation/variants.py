@@ -20,7 +20,7 @@ from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.data.passages import Passage, read_passages
 from xqg_jax.data.predictions import read_predictions
 from xqg_jax.data.questions import Question
-from xqg_jax.data.runs import Run, read_run
+from xqg_jax.data.runs import Run, make_run, read_run
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.search_folder import (
   EMBEDDINGS_FILE,
@@ -227,18 +227,10 @@ def score_augmentations(
   return [
     Variant(
       name,
-      {
-        question_id: {
-          passage_ids[row]: float(score)
-          for score, row in zip(*best, strict=True)
-        }
-        for question_id, *best in zip(
-          manifest["question_ids"], scores, rows, strict=True
-        )
-      },
+      make_run(manifest["question_ids"], passage_ids, *found),
       augmentation=augmentations[name],
     )
-    for name, (scores, rows) in zip(augmentations, neighbors, strict=True)
+    for name, found in zip(augmentations, neighbors, strict=True)
   ]
 
 

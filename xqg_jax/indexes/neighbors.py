@@ -62,6 +62,18 @@ def merge_neighbors(
   )
 
 
+def shift_rows(
+  found: tuple[np.ndarray, np.ndarray], start: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """A shard's rows as rows of the whole; places without a row stay so.
+
+  >>> shift_rows((np.array([[0.5, -np.inf]]), np.array([[3, -1]])), 10)[1]
+  array([[13, -1]])
+  """
+  scores, rows = found
+  return scores, np.where(rows < 0, -1, rows + start).astype(rows.dtype)
+
+
 def take_turn(across_processes: bool) -> tuple[int, int]:
   """Which of several processes this is, and how many share the work."""
   if not across_processes or not jax.distributed.is_initialized():

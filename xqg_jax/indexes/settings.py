@@ -1,12 +1,9 @@
 """Settings of an index that is to be built, for all kinds."""
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
 from xqg_jax.errors import InputError
-from xqg_jax.indexes.scann.index import (
-  MIN_VECTORS,
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,7 +13,7 @@ class IndexWishes:
   The attributes are the arguments of `indexing.build_index`.
   """
 
-  kind: Literal["scann", "exact"]
+  kind: str
   num_leaves: int | None
   num_leaves_to_search: int | None
   num_reordered: int | None
@@ -35,7 +32,7 @@ class IndexWishes:
         del wishes[name]
     return wishes
 
-  def cut(self, num_passages: int) -> list[int]:
+  def cut(self, num_passages: int, *, min_rows: int) -> list[int]:
     """The first rows of the shards, which are of about equal size, and the end.
 
     Raises:
@@ -48,19 +45,15 @@ class IndexWishes:
     count = self.num_shards or 1
     if self.rows_per_shard:
       count = -(-num_passages // self.rows_per_shard)
-    if count > 1 and num_passages // count < MIN_VECTORS:
+    if count > 1 and num_passages // count < min_rows:
       raise InputError(
         f"{num_passages} passages in {count} shards leave fewer than "
-        f"{MIN_VECTORS} for each",
+        f"{min_rows} for each",
         mend="use fewer shards",
       )
     return [num_passages * number // count for number in range(count + 1)]
 
   def __post_init__(self):
-    if self.kind not in ("scann", "exact"):
-      raise InputError(
-        f"unknown kind of index {self.kind!r}", mend='use "scann" or "exact"'
-      )
     if not 0 < self.target_index_recall <= 1:
       raise InputError(
         f"target_index_recall is {self.target_index_recall}",

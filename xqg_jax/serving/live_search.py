@@ -22,7 +22,8 @@ from xqg_jax.augmentation.views import AugmentedView
 from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.encoding.embedder import Embedder, make_batches
 from xqg_jax.errors import InputError
-from xqg_jax.indexes.index import Index, check_encoder, open_index
+from xqg_jax.indexes.index import Index
+from xqg_jax.indexes.kinds import check_encoder, open_index
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.store.vector_checks import check_queries, check_vectors
@@ -298,7 +299,7 @@ class LiveSearch:
   @property
   def is_exact(self) -> bool:
     """Whether all passages are scored."""
-    return any(index.kind == "exact" for index in self._indexes)
+    return any(index.is_exact for index in self._indexes)
 
   def find(self, questions: Sequence[str]) -> list[Products]:
     """Encodes at most `MAX_BATCH` questions and scores the passages.

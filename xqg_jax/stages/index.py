@@ -3,26 +3,15 @@
 import os
 import pathlib
 import sys
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.errors import InputError
-from xqg_jax.indexes.index import (
-  FORMAT_VERSION,
-  IDS_FILE,
-  MANIFEST_FILE,
-  Index,
-  open_index,
-)
-from xqg_jax.indexes.scann.index import MIN_VECTORS, derive_parameters
-from xqg_jax.indexes.scann.shards import build_shards
-from xqg_jax.indexes.scann.tuning import (
-  make_tuning_queries,
-  read_tuning_queries,
-)
+from xqg_jax.indexes.index import FORMAT_VERSION, IDS_FILE, MANIFEST_FILE, Index
+from xqg_jax.indexes.kinds import find_kind, open_index
+from xqg_jax.indexes.scann.tuning import read_tuning_queries
 from xqg_jax.indexes.settings import IndexWishes
 from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_json, write_lines
@@ -33,7 +22,7 @@ def build_index(
   *,
   embeddings: str | os.PathLike,
   output_dir: str | os.PathLike,
-  kind: Literal["scann", "exact"] = "scann",
+  kind: str = "scann",
   num_leaves: int | None = None,
   num_leaves_to_search: int | None = None,
   num_reordered: int | None = None,
@@ -50,8 +39,8 @@ def build_index(
   Args:
     embeddings: folder that `encode` or `augment` wrote.
     output_dir: folder to write; an identical call finds its work done.
-    kind: "scann", or "exact" for a full search of all vectors. Fewer than 200
-      passages are always searched exactly.
+    kind: "scann", or "exact" for a full search of all vectors. Fewer passages
+      than the kind needs (200) are always searched exactly.
     num_leaves: cells of ScaNN's tree; about the root of the number of
       passages when absent.
     num_leaves_to_search: cells looked into for each query; tuned when absent.
@@ -74,6 +63,7 @@ def build_index(
     InputError: bad arguments, or a folder that holds something else.
     ScannError: ScaNN failed or crashed.
   """
+  chosen = find_kind(kind)
   wishes = IndexWishes(
     kind=kind,
     num_leaves=num_leaves,
@@ -91,8 +81,7 @@ def build_index(
     raise InputError(
       "the corpus is empty", where=embeddings, mend="encode some passages"
     )
-  fewest = min(np.diff(wishes.cut(view.num_passages)))
-  derive_parameters(int(fewest), k=k, num_leaves=num_leaves)
+  chosen.check(wishes, view.num_passages)
   queries = None
   if tuning_queries is not None:
     queries = read_tuning_queries(
@@ -136,17 +125,14 @@ def _write_index(
     "passage_ids": sha256_file(folder / IDS_FILE),
     "notes": [],
   }
-  if wishes.kind == "scann" and view.num_passages < MIN_VECTORS:
+  kind = find_kind(wishes.kind)
+  if view.num_passages < kind.min_passages:
     note = (
-      f"{view.num_passages} passages are fewer than {MIN_VECTORS}: "
-      "searched exactly instead of with ScaNN"
+      f"{view.num_passages} passages are fewer than {kind.min_passages}: "
+      f"searched exactly instead of with {kind.shown_name}"
     )
     print(f"xqg index: {note}", file=sys.stderr)
     manifest |= {"kind": "exact", "notes": [note]}
-  elif wishes.kind == "scann":
-    if queries is None:
-      queries = make_tuning_queries(
-        view, num_queries=2 * wishes.num_tuning_queries, seed=wishes.seed
-      )
-    manifest |= build_shards(folder, view, wishes, queries)
+  else:
+    manifest |= kind.build(folder, view, wishes, queries)
   write_json(folder / MANIFEST_FILE, manifest)

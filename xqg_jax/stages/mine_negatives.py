@@ -27,7 +27,8 @@ from xqg_jax.data.training_pairs import (
 )
 from xqg_jax.encoding.texts import encode_texts
 from xqg_jax.errors import InputError
-from xqg_jax.indexes.index import Index, check_encoder, open_index
+from xqg_jax.indexes.index import Index
+from xqg_jax.indexes.kinds import check_encoder, open_index
 from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import atomic_path, read_json, sha256_file, write_json
 from xqg_jax.io.full_disk import tell_of_full_disk

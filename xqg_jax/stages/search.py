@@ -29,7 +29,8 @@ from xqg_jax.evaluation.search_folder import (
   RUN_FILE,
 )
 from xqg_jax.indexes.exact.search import EXACT, ExactSettings
-from xqg_jax.indexes.index import Index, check_encoder, open_index
+from xqg_jax.indexes.index import Index
+from xqg_jax.indexes.kinds import check_encoder, open_index
 from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_array, write_json
 from xqg_jax.io.locations import relate_location

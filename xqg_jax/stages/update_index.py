@@ -15,15 +15,13 @@ import numpy as np
 from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.search import BLOCK_SIZE
-from xqg_jax.indexes.index import (
+from xqg_jax.indexes.index import FORMAT_VERSION, IDS_FILE, MANIFEST_FILE, Index
+from xqg_jax.indexes.kinds import open_index
+from xqg_jax.indexes.updated import (
   BASE_ROWS_FILE,
-  FORMAT_VERSION,
   FRESH_FILE,
   FRESH_ROWS_FILE,
-  IDS_FILE,
-  MANIFEST_FILE,
-  Index,
-  open_index,
+  UpdatedIndex,
 )
 from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_array, write_json, write_lines
@@ -47,7 +45,8 @@ def update_index(
   update an update is to update that one: searches do not get slower by steps.
 
   Args:
-    index: folder that `index` or `update_index` wrote, of kind "scann".
+    index: folder that `index` or `update_index` wrote, of a kind that
+      does not score all passages, such as "scann".
     embeddings: the store or view as it is now, of the same dual encoder.
     output_dir: folder to write; an identical call finds its work done.
 
@@ -77,7 +76,7 @@ def update_index(
 
 
 def _check_pair(base: Index, view: AugmentedView) -> None:
-  if base.kind != "scann":
+  if base.is_exact:
     raise InputError(
       "an exact index has nothing to update",
       where=base.path,
@@ -100,7 +99,7 @@ def _write_update(
   folder: pathlib.Path, base: Index, view: AugmentedView, location: str
 ) -> None:
   base_rows, counts = _compare(base, view)
-  if base.is_update:
+  if isinstance(base, UpdatedIndex):
     old, base = base.base_rows, base.base
     # Of the built index's passages those that were there then, and still are.
     base_rows = np.where(old < 0, np.int32(-1), base_rows[old])

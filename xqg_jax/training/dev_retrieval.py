@@ -13,11 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float32, Int, Int32
+from jaxtyping import Array, Float32, Int32
 
 from xqg_jax.data.answers import scored_answers
 from xqg_jax.data.passages import read_passages
-from xqg_jax.data.runs import Run
+from xqg_jax.data.runs import Run, make_run
 from xqg_jax.encoding.embedder import (
   Batch,
   ProgramKey,
@@ -118,10 +118,11 @@ class DevRetrieval:
       InputError: an embedding that is not finite.
     """
     queries = [vectors for _, vectors in self._embed(params, "query")]
-    scores, rows = search_exact(
+    found = search_exact(
       np.concatenate(queries), self._embed(params, "passage"), self._max_rank
     )
-    return self._score(self._make_run(scores, rows))
+    question_ids = [q.question_id for q in self._inputs.questions]
+    return self._score(make_run(question_ids, self._passage_ids, *found))
 
   def _embed(
     self, params: Any, side: Side
@@ -176,21 +177,6 @@ class DevRetrieval:
         _place(batch.targets, everywhere),
       )
     return sums
-
-  def _make_run(
-    self,
-    scores: Float32[np.ndarray, "questions k"],
-    rows: Int[np.ndarray, "questions k"],
-  ) -> Run:
-    return {
-      question.question_id: {
-        self._passage_ids[row]: float(score)
-        for score, row in zip(*found, strict=True)
-      }
-      for question, *found in zip(
-        self._inputs.questions, scores, rows, strict=True
-      )
-    }
 
   def _score(self, run: Run) -> dict[str, float]:
     variant = Variant("dev", run)

@@ -22,6 +22,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from xqg_jax.errors import InputError, NativeError
+from xqg_jax.indexes.index import BUILD_AGAIN
 from xqg_jax.indexes.scann import worker as scann_worker
 from xqg_jax.indexes.scann.worker import read_message, write_message
 from xqg_jax.io.files import atomic_path, sha256_file, write_npy
@@ -32,8 +33,7 @@ from xqg_jax.store.vector_checks import check_queries, check_vectors
 # ScaNN's hashing needs 16 vectors, and a tree over so few saves nothing.
 MIN_VECTORS = 200
 NUM_NEIGHBORS = 100
-# The same command alone would find the damaged index finished.
-BUILD_AGAIN = "delete the index's folder and build the index again"
+ASSETS_DIR = "scann"
 
 
 class ScannError(NativeError):
@@ -332,6 +332,24 @@ class ScannIndex:
 
   def __exit__(self, *exception: object) -> None:
     self.close()
+
+
+def load_shard(
+  folder: pathlib.Path, shard: Mapping[str, Any], *, dim: int
+) -> ScannIndex:
+  """Loads one shard of a ScaNN index after checking its assets.
+
+  Raises:
+    InputError: an asset is missing, unknown, or was changed.
+    ScannError: ScaNN failed or crashed.
+  """
+  return ScannIndex.load(
+    folder / shard["name"],
+    checksums=shard["assets"],
+    num_vectors=shard["rows"],
+    dim=dim,
+    parameters=ScannParameters(**shard["parameters"]),
+  )
 
 
 def check_assets(

@@ -20,11 +20,13 @@ from tqdm import tqdm
 from xqg_jax.augmentation.views import AugmentedView
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.search import BLOCK_SIZE, search_exact
-from xqg_jax.indexes.index import ASSETS_DIR, load_shard, shift_rows
-from xqg_jax.indexes.neighbors import Neighbors, merge_neighbors
+from xqg_jax.indexes.neighbors import Neighbors, merge_neighbors, shift_rows
 from xqg_jax.indexes.scann.index import (
+  ASSETS_DIR,
+  MIN_VECTORS,
   ScannIndex,
   derive_parameters,
+  load_shard,
   write_vectors,
 )
 from xqg_jax.indexes.scann.tuning import measure_index_recall, tune_parameters
@@ -62,7 +64,7 @@ def build_shards(
   """Builds, tunes and saves the shards; returns the manifest's part."""
   scratch = folder / _SCRATCH_DIR
   scratch.mkdir(exist_ok=True)
-  bounds = wishes.cut(view.num_passages)
+  bounds = wishes.cut(view.num_passages, min_rows=MIN_VECTORS)
   built = _Built()
   middle = (len(queries) + 1) // 2
   held_out = slice(middle if middle < len(queries) else 0, None)

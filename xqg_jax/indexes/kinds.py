@@ -1,0 +1,86 @@
+"""Kinds of index: the table of them, and opening one from its folder.
+
+A new kind is one file, with a subclass of `BuiltIndex`, and one line of
+`KINDS`.
+"""
+
+import os
+from collections.abc import Mapping
+
+from xqg_jax.errors import InputError
+from xqg_jax.indexes.exact.index import ExactIndex
+from xqg_jax.indexes.index import (
+  FORMAT_VERSION,
+  MANIFEST_FILE,
+  BuiltIndex,
+  Index,
+)
+from xqg_jax.indexes.scann.kind import ScannShards
+from xqg_jax.indexes.updated import UpdatedIndex
+from xqg_jax.io.files import read_json
+from xqg_jax.io.paths import to_path
+from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
+
+KINDS: Mapping[str, type[BuiltIndex]] = {
+  "scann": ScannShards,
+  "exact": ExactIndex,
+}
+
+
+def find_kind(name: str, *, where: object | None = None) -> type[BuiltIndex]:
+  """The class behind the name of a kind.
+
+  Raises:
+    InputError: there is no such kind.
+  """
+  if name not in KINDS:
+    known = " or ".join(f'"{kind}"' for kind in KINDS)
+    raise InputError(
+      f"unknown kind of index {name!r}", where=where, mend=f"use {known}"
+    )
+  return KINDS[name]
+
+
+def open_index(path: str | os.PathLike) -> Index:
+  """Opens an index: reads its manifest, and nothing else yet.
+
+  Raises:
+    InputError: no finished index there, one of another format, or one whose
+      shards are not all its rows.
+  """
+  path = to_path(path)
+  if not (path / MANIFEST_FILE).exists():
+    raise InputError(
+      "no finished index here (manifest.json is missing)",
+      where=path,
+      mend="check the path, or run the same index command again",
+    )
+  manifest = read_json(path / MANIFEST_FILE)
+  is_index = isinstance(manifest, dict) and "embeddings_fingerprint" in manifest
+  if not is_index or manifest.get("format_version") != FORMAT_VERSION:
+    raise InputError(
+      f"not an index of format version {FORMAT_VERSION}",
+      where=path / MANIFEST_FILE,
+      mend="build the index with this version and a new OUTPUT_DIR",
+    )
+  if "base_fingerprint" in manifest:
+    return UpdatedIndex(path, manifest, open_index)
+  return find_kind(str(manifest.get("kind")), where=path / MANIFEST_FILE)(
+    path, manifest
+  )
+
+
+def check_encoder(index: Index, model: DualEncoder) -> None:
+  """Refuses a dual encoder that did not make the index's vectors.
+
+  Raises:
+    InputError: its fingerprint is another.
+  """
+  if model.fingerprint != index.encoder_fingerprint:
+    raise InputError(
+      "the index holds vectors of another encoder (its fingerprint is "
+      f"{index.encoder_fingerprint[:12]}, the checkpoint's is "
+      f"{model.fingerprint[:12]})",
+      where=index.path,
+      mend="give the checkpoint, pooling and prefixes of the passages",
+    )
