@@ -32,7 +32,7 @@ from xqg_jax.checkpoints import load_dual_encoder, save_model_files, save_params
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.stages.augment import augment
 from xqg_jax.stages.index import build_index
-from xqg_jax.store.shards import ShardArrays, write_shard
+from xqg_jax.store.shards import ShardArrays, write_shards
 from xqg_jax.store.store import write_manifest
 
 NUM_QUERIES = 35
@@ -95,26 +95,26 @@ def write_store(
   model = load_dual_encoder(encoder, config=CONFIG)
   rng = np.random.default_rng(0)
   centres = rng.standard_normal((1000, model.dim), np.float32)
+
+  def make_parts() -> Iterator[ShardArrays]:
+    for start in range(0, num_passages, 10_000):
+      rows = min(10_000, num_passages - start)
+      near = centres[rng.integers(0, len(centres), rows)]
+      noise = rng.standard_normal((2, rows, model.dim), np.float32)
+      passages, queries = near + noise[0], near + noise[1]
+      for vectors in (passages, queries):
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+      yield ShardArrays(
+        [f"p{start + row}" for row in range(rows)],
+        passages,
+        NUM_QUERIES * queries[:, None],
+        np.full((rows, 1), NUM_QUERIES, np.int32),
+      )
+
   folder.mkdir()
-  records = []
-  for start in range(0, num_passages, 10_000):
-    rows = min(10_000, num_passages - start)
-    near = centres[rng.integers(0, len(centres), rows)]
-    noise = rng.standard_normal((2, rows, model.dim), np.float32)
-    passages, queries = near + noise[0], near + noise[1]
-    for vectors in (passages, queries):
-      vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    arrays = ShardArrays(
-      [f"p{start + row}" for row in range(rows)],
-      passages,
-      NUM_QUERIES * queries[:, None],
-      np.full((rows, 1), NUM_QUERIES, np.int32),
-    )
-    record = write_shard(folder, len(records), arrays, dtype="float32")
-    records.append(record)
   write_manifest(
     folder,
-    shards=records,
+    shards=write_shards(folder, make_parts, dtype="float32", task="write"),
     dim=model.dim,
     dtype="float32",
     encoder={"fingerprint": model.fingerprint, "config": None},

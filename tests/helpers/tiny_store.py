@@ -2,7 +2,9 @@
 
 import pathlib
 
-from xqg_jax.store.shards import write_shard
+from xqg_jax.io import shard_job
+from xqg_jax.io.locations import Location
+from xqg_jax.store.shards import StoreShards, write_shards
 from xqg_jax.store.store import write_manifest
 
 ONE_SUM = [{"language": None, "rank": None}]
@@ -28,9 +30,7 @@ def write_store(
     folder.mkdir(parents=True, exist_ok=True)
   if groups is None:
     groups = [] if parts[0].query_sums is None else ONE_SUM
-  records = [
-    write_shard(folder, i, p, dtype=dtype) for i, p in enumerate(parts)
-  ]
+  records = write_shards(folder, lambda: parts, dtype=dtype, task="write")
   write_manifest(
     folder,
     shards=records,
@@ -41,3 +41,10 @@ def write_store(
     inputs=inputs or {},
   )
   return folder
+
+
+def read_record(folder, index):
+  """The record of a store's shard; None where it is missing or damaged."""
+  job = StoreShards()
+  job.folder, job.task = Location.of(folder), "read"
+  return shard_job.read_record(job, index)

@@ -61,13 +61,14 @@ class Squares(ShardJob[list[int], list[int], str]):
   def read(self):
     for index, part in enumerate(cut_stream(range(10), 3)):
       self._reach("read", index)
-      yield list(part)
+      yield index, list(part)
 
-  def prepare(self, index, raw):
-    self._reach("prepare", index)
-    return index, raw
+  def prepare(self, raw):
+    self._reach("prepare", raw[0])
+    return raw
 
   def make(self, work, bar):
+    del bar
     index, numbers = work
     self._reach("make", index)
     return index, [number**2 for number in numbers]

@@ -270,27 +270,20 @@ def test_interrupted_run_ends_with_the_same_bytes(world, tmp_path, monkeypatch):
   run(world, tmp_path / "whole")
   written = []
 
-  def write_two(folder, index, arrays, *, dtype):
+  def write_two(place, arrays, *, dtype):
     if len(written) == 2:
       raise _Killed
-    written.append(index)
-    return shards.write_shard(folder, index, arrays, dtype=dtype)
+    written.append(place.name)
+    return write(place, arrays, dtype=dtype)
 
-  monkeypatch.setattr(job, "write_shard", write_two)
+  write = shards.write_arrays
+  monkeypatch.setattr(shards, "write_arrays", write_two)
   with pytest.raises(_Killed):
     run(world, tmp_path / "cut")
   assert not (tmp_path / "cut" / "manifest.json").exists()
   written.clear()
-  monkeypatch.setattr(
-    job,
-    "write_shard",
-    lambda folder, index, *args, **options: (
-      written.append(index)
-      or shards.write_shard(folder, index, *args, **options)
-    ),
-  )
   run(world, tmp_path / "cut")
-  assert written == [2]
+  assert written == [".shard-00002.partial"]
   assert files_of(tmp_path / "cut") == files_of(tmp_path / "whole")
 
 
@@ -337,7 +330,7 @@ def test_kills_at_any_moment_end_with_the_same_bytes(world, tmp_path):
   process.wait()
   # What a kill in the middle of a shard leaves.
   shutil.copytree(folder / "shard-00000", folder / ".shard-00002.partial")
-  (folder / ".shard-00002.partial" / "shard.json").unlink()
+  (folder / ".shard-00002.partial" / "passage_ids.txt").unlink()
   run(world, folder)
   assert files_of(folder) == files_of(tmp_path / "whole")
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import tiny_store
+from tests.helpers.tiny_store import read_record
 from xqg_jax.errors import InputError
 from xqg_jax.io import claims
 from xqg_jax.store import shards, store
@@ -40,6 +41,10 @@ def write_store(folder, parts, *, dtype="float32"):
     inputs={"passages.tsv": "f" * 64},
   )
   return store.open_store(folder)
+
+
+def write_shard(folder, arrays, *, dtype):
+  shards.write_shards(folder, lambda: [arrays], dtype=dtype, task="write")
 
 
 @pytest.mark.parametrize(
@@ -168,8 +173,8 @@ def test_damaged_arrays_are_found(tmp_path, harm, name):
     opened.verify()
   with pytest.raises(InputError, match="shard-00001"):
     list(opened.blocks(2))
-  assert shards.read_shard_record(tmp_path / "store", 1) is None
-  assert shards.read_shard_record(tmp_path / "store", 0)["rows"] == 4
+  assert read_record(tmp_path / "store", 1) is None
+  assert read_record(tmp_path / "store", 0)["rows"] == 4
 
 
 @pytest.mark.parametrize("harm", [flip_bit, cut_off, remove])
@@ -186,10 +191,10 @@ def test_damaged_ids_are_found(tmp_path, harm):
 def test_a_wrong_number_of_rows_is_found(tmp_path, rows):
   folder = tmp_path / "store"
   write_store(folder, [make_arrays(4)])
-  record_file = folder / "shard-00000" / "shard.json"
+  record_file = folder / "finished" / "shard-00000.json"
   record = json.loads(record_file.read_text())
   record_file.write_text(json.dumps(record | {"rows": rows}))
-  assert shards.read_shard_record(folder, 0) is None
+  assert read_record(folder, 0) is None
   manifest_file = folder / "manifest.json"
   manifest = json.loads(manifest_file.read_text())
   manifest_file.write_text(json.dumps(manifest | {"num_passages": rows}))
@@ -203,8 +208,8 @@ def test_a_wrong_number_of_rows_is_found(tmp_path, rows):
 
 def test_damaged_shard_record_counts_as_absent(tmp_path):
   write_store(tmp_path / "store", [make_arrays(4)])
-  (tmp_path / "store" / "shard-00000" / "shard.json").write_text("{")
-  assert shards.read_shard_record(tmp_path / "store", 0) is None
+  (tmp_path / "store" / "finished" / "shard-00000.json").write_text("{")
+  assert read_record(tmp_path / "store", 0) is None
 
 
 def test_checksum_is_compared_only_once(tmp_path, monkeypatch):
@@ -241,7 +246,7 @@ def test_values_that_are_not_finite_are_refused(tmp_path, bad, name):
   arrays = make_arrays(4)
   getattr(arrays, name)[2, ..., 1] = bad
   with pytest.raises(InputError, match=r"'p0-2' is not finite; .*NaN"):
-    shards.write_shard(tmp_path, 0, arrays, dtype="float32")
+    write_shard(tmp_path, arrays, dtype="float32")
   assert list(tmp_path.iterdir()) == []
 
 
@@ -249,8 +254,8 @@ def test_overflow_of_the_dtype_is_refused(tmp_path):
   arrays = make_arrays(4)
   arrays.passages[3, 0] = 1e6
   with pytest.raises(InputError, match=r"'p0-3' .*too large for float16"):
-    shards.write_shard(tmp_path, 0, arrays, dtype="float16")
-  shards.write_shard(tmp_path, 0, arrays, dtype="bfloat16")
+    write_shard(tmp_path, arrays, dtype="float16")
+  write_shard(tmp_path, arrays, dtype="bfloat16")
 
 
 @pytest.mark.parametrize("bad", ["", "a\nb", "a\n", "a\r"])
@@ -258,7 +263,7 @@ def test_ids_that_are_no_line_are_refused(tmp_path, bad):
   arrays = make_arrays(2)
   arrays.passage_ids[1] = bad
   with pytest.raises(InputError, match="line break"):
-    shards.write_shard(tmp_path, 0, arrays, dtype="float32")
+    write_shard(tmp_path, arrays, dtype="float32")
 
 
 def test_ids_with_odd_characters_survive(tmp_path):

@@ -25,7 +25,6 @@ from xqg_jax.stages.store_import import import_vectors
 from xqg_jax.stages.store_info import describe_store
 from xqg_jax.stages.store_verify import verify_store
 from xqg_jax.store import store
-from xqg_jax.store.shards import read_shard_record
 
 PARTS = [make_arrays(4), make_arrays(3, seed=1)]
 
@@ -314,7 +313,7 @@ def test_a_folder_of_pickles_is_converted_as_told(tmp_path):
 def test_a_store_in_a_bucket(tmp_path):
   bucket = Location.of("memory://bucket/store")
   tiny_store.write_store(bucket, *PARTS, groups=GROUPS)
-  first = read_shard_record(bucket, 0)
+  first = tiny_store.read_record(bucket, 0)
   assert first["rows"] == len(PARTS[0].passages)
   opened = store.open_store("memory://bucket/store")
   verify_store(store="memory://bucket/store")
@@ -330,8 +329,8 @@ def test_a_store_in_a_bucket(tmp_path):
   # Without its record a shard is not there, as after a kill.
   damaged = bucket / "shard-00001" / "passage_ids.txt"
   damaged.write_bytes(b"x\n")
-  assert read_shard_record(bucket, 1) is None
-  assert read_shard_record(bucket, 0) == first
+  assert tiny_store.read_record(bucket, 1) is None
+  assert tiny_store.read_record(bucket, 0) == first
   with pytest.raises(InputError, match=r"passage_ids.txt: is missing or diff"):
     opened.verify()
   with pytest.raises(InputError, match="no such folder"):

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
-import tqdm
 from jaxtyping import Float
 
 from xqg_jax.augmentation.fusion import (
@@ -28,10 +27,11 @@ from xqg_jax.io.claims import lock_folder
 from xqg_jax.io.files import fingerprint, read_json
 from xqg_jax.io.locations import Location, find_location
 from xqg_jax.io.paths import to_path
-from xqg_jax.store.shards import ShardArrays, read_shard_record, write_shard
+from xqg_jax.store.shards import ShardArrays, write_shards
 from xqg_jax.store.store import (
   EmbeddingStore,
   StoreBlock,
+  open_sound_store,
   open_store,
   write_manifest,
 )
@@ -182,22 +182,25 @@ def materialize_vectors(
   Raises:
     InputError: a damaged source, or a value that is not finite.
   """
+  if (finished := open_sound_store(folder)) is not None:
+    return finished
   shard_size = source.manifest["shards"][0]["rows"]
   dtype = source.manifest["dtype"]
-  records = []
+
+  def read_parts() -> Iterator[ShardArrays]:
+    ids = source.passage_ids
+    for start, vectors in blocks(shard_size):
+      yield ShardArrays(ids[start : start + len(vectors)], vectors)
+
   with lock_folder(folder):
-    progress = tqdm.tqdm(total=source.num_passages, unit=" passages")
-    parts = zip(
-      blocks(shard_size), _cut(source.passage_ids, shard_size), strict=True
+    records = write_shards(
+      folder,
+      read_parts,
+      dtype=dtype,
+      task="augment",
+      num_shards=-(-source.num_passages // shard_size),
+      num_passages=source.num_passages,
     )
-    for index, ((_, vectors), ids) in enumerate(parts):
-      record = read_shard_record(folder, index)
-      if record is None:
-        arrays = ShardArrays(ids, vectors)
-        record = write_shard(folder, index, arrays, dtype=dtype)
-      records.append(record)
-      progress.update(len(ids))
-    progress.close()
     write_manifest(
       folder,
       shards=records,
@@ -208,7 +211,3 @@ def materialize_vectors(
       inputs={"store": source.fingerprint, "augmentation": dict(augmentation)},
     )
   return open_store(folder)
-
-
-def _cut(items: list[str], size: int) -> Iterator[list[str]]:
-  return (items[i : i + size] for i in range(0, len(items), size))

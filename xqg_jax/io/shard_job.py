@@ -17,7 +17,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import jax
 import tqdm
@@ -94,13 +94,19 @@ class ShardJob(Generic[Raw, Work, Made]):
     """Streams what the shards are made of: all of them, in order."""
     raise NotImplementedError
 
-  def prepare(self, index: int, raw: Raw) -> Work:
-    """Gets a shard ready for `make`, on the host."""
-    raise NotImplementedError
+  def prepare(self, raw: Raw) -> Work:
+    """Gets a shard ready for `make`, on the host; as it is by default."""
+    return cast(Work, raw)
 
   def make(self, work: Work, bar: tqdm.tqdm) -> Made:
-    """Makes the content of a shard, on the devices if it needs any."""
-    raise NotImplementedError
+    """Makes a shard's content, on the devices if it needs any.
+
+    Args:
+      work: what `prepare` returned.
+      bar: the progress line.
+    """
+    del bar
+    return cast(Made, work)
 
   def write(self, place: Location, made: Made) -> Record:
     """Writes the content to `place`; returns facts for the record.
@@ -244,7 +250,7 @@ def _list_work(
     if job.num_shards is None and (found := read_record(job, index)):
       records[index] = found
     if turn.has(index) and index not in records:
-      yield index, job.prepare(index, raw)
+      yield index, job.prepare(raw)
 
 
 class _Writer:

@@ -22,12 +22,18 @@ from xqg_jax.errors import InputError
 from xqg_jax.io.claims import RUN_FILE
 from xqg_jax.io.files import describe_files
 from xqg_jax.io.locations import Location
+from xqg_jax.io.shard_job import Turn
 from xqg_jax.io.shared_claims import claim_location, claim_together
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.runtime.processes import is_first_process
 from xqg_jax.store.shards import DTYPES
-from xqg_jax.store.store import EmbeddingStore, open_store, write_manifest
+from xqg_jax.store.store import (
+  EmbeddingStore,
+  open_sound_store,
+  open_store,
+  write_manifest,
+)
 
 COMPUTE_DTYPES = ("float32", "bfloat16")
 GROUPINGS = ((), ("language",), ("rank",), ("language", "rank"))
@@ -99,7 +105,7 @@ def encode(
   }
   if (folder / RUN_FILE).read_bytes() is not None:
     claim_location(folder, stage="encode", arguments=arguments)
-    if (finished := _open_finished(folder)) is not None:
+    if (finished := open_sound_store(folder)) is not None:
       return finished
   collection = scan_collection(passages, generated_queries)
   with claim_together(folder, stage="encode", arguments=arguments):
@@ -112,6 +118,7 @@ def encode(
       dtype=dtype,
       row_lengths=row_lengths,
       tokens_per_batch=tokens_per_batch,
+      turn=Turn.of_this_process(),
     )
     records = job.run()
     if is_first_process():
@@ -162,16 +169,6 @@ def _digest_inputs(
     shards = list_shards(generated_queries)
     inputs["generated_queries"] = describe_files(shards)
   return inputs
-
-
-def _open_finished(folder: Location) -> EmbeddingStore | None:
-  """The store in the folder if it is complete and undamaged."""
-  try:
-    store = open_store(folder)
-    store.verify()
-  except InputError:
-    return None
-  return store
 
 
 def _describe(model: DualEncoder) -> dict[str, Any]:

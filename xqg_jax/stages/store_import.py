@@ -1,5 +1,6 @@
 """Stage `store import`: a store from vectors that other programs made."""
 
+import itertools
 import os
 import pathlib
 from collections.abc import Iterator
@@ -14,13 +15,13 @@ from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file
 from xqg_jax.io.paths import to_path
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
-from xqg_jax.store.shards import (
-  DTYPES,
-  ShardArrays,
-  read_shard_record,
-  write_shard,
+from xqg_jax.store.shards import DTYPES, ShardArrays, write_shards
+from xqg_jax.store.store import (
+  EmbeddingStore,
+  open_sound_store,
+  open_store,
+  write_manifest,
 )
-from xqg_jax.store.store import EmbeddingStore, open_store, write_manifest
 from xqg_jax.store.vector_checks import check_vectors
 from xqg_jax.store.vector_files import Part, choose_reader, list_vector_files
 
@@ -83,10 +84,18 @@ def import_vectors(
       "shard_size": shard_size,
     },
   )
+  if (finished := open_sound_store(folder)) is not None:
+    return finished
   with lock_folder(folder):
+    records = write_shards(
+      folder,
+      lambda: itertools.starmap(ShardArrays, read()),
+      dtype=dtype,
+      task="import",
+    )
     write_manifest(
       folder,
-      shards=_write_shards(folder, read(), dtype),
+      shards=records,
       dim=dim,
       dtype=dtype,
       encoder=identity,
@@ -118,19 +127,3 @@ def _check_parts(parts: Iterator[Part], path: pathlib.Path) -> int:
   if not dim:
     raise InputError("no vectors in it", where=path, mend="check VECTORS")
   return dim
-
-
-def _write_shards(
-  folder: pathlib.Path, parts: Iterator[Part], dtype: str
-) -> list[dict]:
-  records = []
-  progress = tqdm.tqdm(desc="import", unit=" passages")
-  for index, (ids, vectors) in enumerate(parts):
-    record = read_shard_record(folder, index)
-    if record is None:
-      arrays = ShardArrays(ids, vectors)
-      record = write_shard(folder, index, arrays, dtype=dtype)
-    records.append(record)
-    progress.update(len(ids))
-  progress.close()
-  return records

@@ -5,17 +5,19 @@
       query_sums        zarr3 [rows, groups, dim]   only with generated queries
       query_counts      zarr3 [rows, groups] int32  only with generated queries
       passage_ids.txt   one id a line
-      shard.json        rows and checksums
+    finished/
+      shard-00000.json  rows and checksums
 
-On disk a shard is written under a temporary name and renamed; in a bucket
-`shard.json` is written last, and without it there is no shard. Every array
-carries the SHA-256 of its values in C order.
+On disk a shard is written under a temporary name and renamed; its record is
+written last, and without it there is no shard. Every array carries the
+SHA-256 of its values in C order.
 """
 
 import dataclasses
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import ml_dtypes
@@ -25,8 +27,8 @@ from jaxtyping import Float, Int32
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.locations import CONTEXT, Location, cannot_write
+from xqg_jax.io.shard_job import Raw, Record, ShardJob, Work, run_shards
 
-SHARD_FILE = "shard.json"
 IDS_FILE = "passage_ids.txt"
 DTYPES = {
   "float32": np.dtype(np.float32),
@@ -50,32 +52,90 @@ class ShardArrays:
 # -------------------------------------------------------------------- writing
 
 
-def shard_name(index: int) -> str:
-  """Folder of the shard with this number.
+class StoreShards(ShardJob[Raw, Work, Any]):
+  """The shards of a store; `make` yields `ShardArrays`.
 
-  >>> shard_name(7)
-  'shard-00007'
+  Attributes:
+    dtype: a key of `DTYPES`; vectors are rounded to it.
   """
-  return f"shard-{index:05d}"
+
+  dtype: str
+
+  def name_shard(self, index: int) -> str:
+    """Folder of the shard with this number."""
+    return f"shard-{index:05d}"
+
+  def replace(self, name: str) -> AbstractContextManager[Location]:
+    """Yields the folder to write a shard to."""
+    return (self.folder / name).replace()
+
+  def write(self, place: Location, made: ShardArrays) -> Record:
+    """Writes a shard's arrays; returns rows and checksums."""
+    return write_arrays(place, made, dtype=self.dtype)
+
+  def check(self, record: Record) -> None:
+    """Compares all arrays of a shard with its record."""
+    check_shard(self.folder, record)
 
 
-def write_shard(
-  folder: str | os.PathLike, index: int, arrays: ShardArrays, *, dtype: str
-) -> dict[str, Any]:
-  """Writes one shard, all of it or nothing.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _GivenShards(StoreShards[ShardArrays, ShardArrays]):
+  """Shards of vectors that are there already."""
+
+  folder: Location
+  dtype: str
+  parts: Callable[[], Iterable[ShardArrays]]
+  num_shards: int | None
+  total: int | None
+  task: str
+
+  def read(self) -> Iterable[ShardArrays]:
+    return self.parts()
+
+
+def write_shards(
+  folder: str | os.PathLike,
+  parts: Callable[[], Iterable[ShardArrays]],
+  *,
+  dtype: str,
+  task: str,
+  num_shards: int | None = None,
+  num_passages: int | None = None,
+) -> list[Record]:
+  """Writes the shards that a store lacks, or that are damaged.
 
   Args:
     folder: the store's folder.
-    index: number of the shard.
-    arrays: its contents, vectors in float32.
+    parts: streams what each shard holds, vectors in float32.
     dtype: a key of `DTYPES`; vectors are rounded to it.
+    task: for the progress line.
+    num_shards: how many there are; counted when absent.
+    num_passages: in all of them; for the progress line.
 
   Returns:
-    The shard's record for the manifest: name, rows, checksums.
+    The shards' records for the manifest: name, rows, checksums.
 
   Raises:
     InputError: a value that is not finite after rounding (the message names
       the passage), an id with a line break in it, or a full disk.
+  """
+  return run_shards(
+    _GivenShards(
+      folder=Location.of(folder),
+      dtype=dtype,
+      parts=parts,
+      num_shards=num_shards,
+      total=num_passages,
+      task=task,
+    )
+  )
+
+
+def write_arrays(place: Location, arrays: ShardArrays, *, dtype: str) -> Record:
+  """Writes the files of one shard; returns rows and checksums.
+
+  Raises:
+    InputError: as `write_shards`.
   """
   by_name = {
     "passages": _round(arrays.passages, arrays.passage_ids, dtype),
@@ -86,21 +146,10 @@ def write_shard(
   ids = _join_ids(arrays.passage_ids)
   digests = {name: _array_digest(a) for name, a in by_name.items()}
   digests["passage_ids"] = hashlib.sha256(ids).hexdigest()
-  record = {
-    "name": shard_name(index),
-    "rows": len(arrays.passage_ids),
-    "sha256": digests,
-  }
-  target = Location.of(folder) / record["name"]
-  try:
-    with target.replace() as place:
-      for name, array in by_name.items():
-        _write_array(place / name, array)
-      (place / IDS_FILE).write_bytes(ids)
-      (place / SHARD_FILE).write_json(record)
-  except OSError as error:
-    raise cannot_write(target, error) from None
-  return record
+  for name, array in by_name.items():
+    _write_array(place / name, array)
+  (place / IDS_FILE).write_bytes(ids)
+  return {"rows": len(arrays.passage_ids), "sha256": digests}
 
 
 def _round(
@@ -184,21 +233,6 @@ def _damaged(where: Location, what: str) -> InputError:
   return InputError(
     what, where=where, mend="run the same encode command again to mend it"
   )
-
-
-def read_shard_record(
-  folder: str | os.PathLike, index: int
-) -> dict[str, Any] | None:
-  """The record of a finished, undamaged shard; None where there is none."""
-  folder = Location.of(folder)
-  try:
-    record = (folder / shard_name(index) / SHARD_FILE).read_json()
-    if record is None:
-      return None
-    check_shard(folder, record)
-  except (InputError, KeyError, TypeError):
-    return None
-  return record
 
 
 def check_shard(folder: Location, record: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ checksum is compared the first time.
 import dataclasses
 import functools
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -54,7 +55,7 @@ def write_manifest(
 
   Args:
     folder: the store's folder.
-    shards: the records that `write_shard` returned, in order.
+    shards: the records that `write_shards` returned, in order.
     dim: dimensions of a vector.
     dtype: as written.
     encoder: fingerprint and configuration of the dual encoder.
@@ -245,3 +246,23 @@ def open_store(path: str | os.PathLike) -> EmbeddingStore:
       mend="run the same encode command again to mend it",
     )
   return EmbeddingStore(folder, manifest)
+
+
+def open_sound_store(path: str | os.PathLike) -> EmbeddingStore | None:
+  """Opens a store after comparing all of it with its checksums.
+
+  Returns:
+    The store; None where there is none that is finished and sound. What is
+    damaged is told of on standard error.
+  """
+  folder = Location.of(path)
+  if (folder / MANIFEST_FILE).read_bytes() is None:
+    return None
+  try:
+    store = open_store(folder)
+    store.verify()
+  except InputError as error:
+    what = str(error).partition(";")[0]
+    print(f"xqg: mending the store: {what}", file=sys.stderr)
+    return None
+  return store
