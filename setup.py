@@ -1,5 +1,6 @@
 """Packaging: metadata, dependencies with the reason for each bound, extras."""
 
+import ast
 import pathlib
 
 from setuptools import find_packages, setup
@@ -61,10 +62,20 @@ DOCS = [
   "griffelib>=2.0,<3",  # `griffe`, which reads the package without importing
 ]
 
+LINT = [
+  "ruff==0.17.6",  # the formatter changes between releases
+  # Finds other errors at each release. `nodejs`: the Node.js that it runs on,
+  # from the package index; it would download one otherwise.
+  "pyright[nodejs]==1.1.414",
+  "import-linter==2.17",  # its new releases tell of other broken contracts
+  "pre-commit>=4,<5",  # runs these before a commit
+]
+
 TEST = [
   *TASKS,
   *SERVE,
   *DOCS,
+  *LINT,
   "pytest>=8.3,<10",
   "pytest-xdist>=3.6,<4",  # two files of tests at a time
   "hypothesis>=6.100,<7",
@@ -76,12 +87,25 @@ TEST = [
   "sentence-transformers>=6.2,<7",
   # Drives a Chromium that is installed; its own is never downloaded.
   "playwright>=1.50,<2",
-  "ruff==0.17.6",  # the formatter changes between releases
 ]
+
+
+def read_version() -> str:
+  """Returns `__version__`, without importing the package."""
+  tree = ast.parse((HERE / "xqg_jax/__init__.py").read_text(encoding="utf-8"))
+  (version,) = (
+    ast.literal_eval(node.value)
+    for node in tree.body
+    if isinstance(node, ast.Assign)
+    and getattr(node.targets[0], "id", None) == "__version__"
+  )
+  return version
+
 
 setup(
   name="xqg_jax",
-  version="0.1.0",
+  version=read_version(),
+  author="xqg_jax developers",
   description=(
     "Cross-lingual dense retrieval with generated queries, in JAX: train, "
     "generate, encode, augment, index, search, evaluate."
@@ -105,13 +129,14 @@ setup(
   package_dir={target: folder for folder, target in MAPPED.items()},
   package_data={
     "": ["*.gin", "*.jinja", "*.html", "*.css", "*.js", "py.typed"],
-    "xqg_jax": ["demo/generator/*"],
+    "xqg_jax": ["demo/generator/*", "serving/page/*"],
   },
   install_requires=REQUIRED,
   extras_require={
     "tasks": TASKS,
     "serve": SERVE,
     "docs": DOCS,
+    "lint": LINT,
     "test": TEST,
     "torch": ["torch>=2.2"],  # reads pytorch_model.bin, nothing else
     # T5X itself is not on PyPI: docs/guide/query_generation.md.

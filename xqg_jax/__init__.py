@@ -14,7 +14,7 @@ Names are loaded when first used, so that `import xqg_jax` is light.
 import importlib
 from typing import Any
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
   "Augmentation": "augmentation.settings",

@@ -57,6 +57,21 @@ def test_the_readme_is_short():
   assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 
 
+def test_every_file_of_the_package_is_installed(tmp_path):
+  command = ["setup.py", "-q", "build_py", "--build-lib", tmp_path]
+  subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
+  ours = _list_files(ROOT / "xqg_jax") - {"tasks"}  # a link to the next
+  for folder in ("tasks", "gin_configs"):
+    ours |= {f"{folder}/{name}" for name in _list_files(ROOT / folder)}
+  assert {"tasks/xor_tydi.py", "serving/page/page.js"} <= ours
+  assert sorted(ours - _list_files(tmp_path / "xqg_jax")) == []
+
+
+def _list_files(folder):
+  names = {p.relative_to(folder).as_posix() for p in folder.rglob("*.*")}
+  return {name for name in names if not name.endswith(".pyc")}
+
+
 def test_ci_runs_the_test_command_of_the_readme():
   readme = (ROOT / "README.md").read_text()
   block = readme.partition("<!-- test -->")[2].split("```")[1]
