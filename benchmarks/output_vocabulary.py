@@ -23,13 +23,13 @@ from typing import Any
 from xqg_jax.checkpoints import load_query_generator
 from xqg_jax.data.languages import XOR_TYDI_LANGUAGES, get_languages
 from xqg_jax.data.passages import Passage, read_passages
+from xqg_jax.data.qrels import read_qrels
 from xqg_jax.data.questions import read_questions
 from xqg_jax.demo.pretraining import (
   PROMPT_LENGTH,
   QUESTION_LENGTH,
   SHIPPED_GENERATOR,
 )
-from xqg_jax.evaluation.relevance import read_qrels
 from xqg_jax.generation.decoding import Sampling
 from xqg_jax.generation.output_vocabulary import make_language_vocabularies
 from xqg_jax.generation.query_writer import QuerySettings, QueryWriter

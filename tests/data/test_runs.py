@@ -81,8 +81,8 @@ def test_missing_run_file(tmp_path):
   [
     ({"q": {"p": float("nan")}}, "score of passage 'p'"),
     ({"q": {"p": float("inf")}}, "score of passage 'p'"),
-    ({"q": {"two words": 1.0}}, "the id 'two words'"),
-    ({"": {"p": 1.0}}, "the id ''"),
+    ({"q": {"two words": 1.0}}, "the passage id 'two words'"),
+    ({"": {"p": 1.0}}, "the question id ''"),
   ],
 )
 def test_unwritable_runs_leave_no_file(tmp_path, run, message):

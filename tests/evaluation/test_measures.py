@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from xqg_jax.data.answers import contains_answer
 from xqg_jax.data.passages import read_passages
+from xqg_jax.data.qrels import read_qrels
 from xqg_jax.data.questions import Question, read_questions
 from xqg_jax.errors import InputError
-from xqg_jax.evaluation.relevance import judge_by_answers, read_qrels
+from xqg_jax.evaluation.relevance import judge_by_answers
 from xqg_jax.evaluation.success_at_k_tokens import (
   count_tokens_to_answers,
   success_at_k_tokens,

@@ -292,7 +292,7 @@ def test_a_folder_of_pickles_is_converted_as_told(tmp_path):
   pickles = tmp_path / "pickles"
   pickles.mkdir()
   for number in range(2):
-    part = (np.full((1, 3), number, np.float32), [f"d {number}"])
+    part = (np.full((1, 3), number, np.float32), [f"d-{number}"])
     (pickles / f"corpus.{number}.pkl").write_bytes(pickle.dumps(part))
   with pytest.raises(InputError, match="a pickle is not opened") as error:
     import_vectors(vectors=pickles, output_dir=tmp_path / "out")
@@ -303,7 +303,7 @@ def test_a_folder_of_pickles_is_converted_as_told(tmp_path):
     passage_ids=pickles / "ids.txt",
     output_dir=tmp_path / "out",
   )
-  assert opened.passage_ids == ["d 0", "d 1"]
+  assert opened.passage_ids == ["d-0", "d-1"]
   assert read_all(tmp_path / "out")[:, 0].tolist() == [0, 1]
 
 

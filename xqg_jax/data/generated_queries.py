@@ -88,7 +88,8 @@ def _to_generated_queries(
     get_language(code, where=where).code: to_strings(texts, code, where)
     for code, texts in by_language.items()
   }
-  return GeneratedQueries(get_id(row, "docid", where), queries)
+  passage_id = get_id(row, "docid", where, kind="passage")
+  return GeneratedQueries(passage_id, queries)
 
 
 def write_generated_queries(

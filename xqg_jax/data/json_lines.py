@@ -3,11 +3,15 @@
 import io
 import json
 import pathlib
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from xqg_jax.data.ids import check_id
 from xqg_jax.errors import InputError
-from xqg_jax.io.files import read_lines
+from xqg_jax.io.files import parse_json, read_lines
+
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 def read_json_lines(
@@ -21,14 +25,7 @@ def read_json_lines(
   for where, line in read_lines(path):
     if not line.strip():
       continue
-    try:
-      row = json.loads(line)
-    except json.JSONDecodeError as error:
-      raise InputError(
-        f"not valid JSON ({error.msg} at column {error.colno})",
-        where=where,
-        mend="write one JSON object a line",
-      ) from None
+    row = parse_json(line, where=where, mend="write one JSON object a line")
     if not isinstance(row, dict):
       raise InputError(
         f"found a JSON {type(row).__name__}, expected an object",
@@ -63,9 +60,22 @@ def get_text(row: Mapping[str, Any], name: str, where: str) -> str:
 
 
 def check_text(value: Any, name: str, where: str) -> str:
-  """Refuses a value of the field `name` that is no string."""
+  """Returns the value of the field `name`, which must be a string.
+
+  Raises:
+    InputError: it is none, or holds half of a character: one of the two
+      halves that JSON may write characters beyond U+FFFF in. Such a string
+      can neither be written to a file nor be tokenized.
+  """
   if isinstance(value, str):
-    return value
+    half = None if value.isascii() else _HALF.search(value)
+    if half is None:
+      return value
+    raise InputError(
+      f"{name!r} holds half a character ({half[0]!a})",
+      where=where,
+      mend="write characters beyond U+FFFF as two halves, or as themselves",
+    )
   raise InputError(
     f"{name!r} is {json.dumps(value):.40}, not a string",
     where=where,
@@ -73,15 +83,41 @@ def check_text(value: Any, name: str, where: str) -> str:
   )
 
 
-def get_id(row: Mapping[str, Any], name: str, where: str) -> str:
-  """Reads a required field that has to be a string or a whole number.
+def get_id(row: Mapping[str, Any], name: str, where: str, *, kind: str) -> str:
+  """Reads a required field that has to be an id: a string or a whole number.
 
   Raises:
-    InputError: the field is absent or is neither.
+    InputError: the field is absent, is neither, or is no id of a `kind`
+      (passage, question) that TREC files can hold.
   """
-  value = get_field(row, name, where)
+  return to_id(get_field(row, name, where), name, where, kind=kind)
+
+
+def to_id(value: Any, name: str, where: str, *, kind: str) -> str:
+  """The value of the field `name` as an id; see `get_id`."""
   is_number = isinstance(value, int) and not isinstance(value, bool)
-  return str(value) if is_number else check_text(value, name, where)
+  text = str(value) if is_number else check_text(value, name, where)
+  return check_id(text, kind, where)
+
+
+def get_objects(
+  row: Mapping[str, Any], name: str, where: str
+) -> list[Mapping[str, Any]]:
+  """Reads a field that is a list of objects; absent or null: an empty list.
+
+  Raises:
+    InputError: it is anything else.
+  """
+  value = row.get(name)
+  if value is None:
+    return []
+  if isinstance(value, list) and all(isinstance(v, dict) for v in value):
+    return value
+  raise InputError(
+    f"{name!r} is not a list of objects",
+    where=where,
+    mend=f'write "{name}": [{{...}}, {{...}}]',
+  )
 
 
 def write_json_line(file: io.TextIOBase, row: Mapping[str, Any]) -> None:
@@ -102,4 +138,4 @@ def to_strings(value: Any, name: str, where: str) -> tuple[str, ...]:
       where=where,
       mend=f'write "{name}": ["...", "..."]',
     )
-  return tuple(value)
+  return tuple(check_text(v, name, where) for v in value)

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from xqg_jax.data.languages import get_language
 from xqg_jax.data.passages import Passage, read_passages
+from xqg_jax.data.qrels import read_qrels
 from xqg_jax.data.questions import read_questions
 from xqg_jax.data.training_pairs import TrainingPair, read_training_pairs
 from xqg_jax.errors import InputError
-from xqg_jax.io.files import read_lines
 from xqg_jax.io.paths import to_path
 
 # Larger files are streamed anew for each language.
@@ -91,17 +91,10 @@ def _read_once(path: pathlib.Path, modified: int) -> tuple[TrainingPair, ...]:
 
 
 def _read_judged_pairs(folder: pathlib.Path) -> Iterator[TrainingPair]:
-  relevant: dict[str, list[str]] = collections.defaultdict(list)
-  for where, line in read_lines(folder / QRELS_FILE):
-    columns = line.split()
-    if len(columns) != 4:
-      raise InputError(
-        f"found {line!r}, expected four columns",
-        where=where,
-        mend="write question id, 0, passage id, relevance",
-      )
-    if columns[3] != "0":
-      relevant[columns[0]].append(columns[2])
+  relevant = {
+    question_id: [name for name, relevance in judged.items() if relevance > 0]
+    for question_id, judged in read_qrels(folder / QRELS_FILE).items()
+  }
   wanted = {passage_id for ids in relevant.values() for passage_id in ids}
   passages: dict[str, Passage] = {
     passage.passage_id: passage

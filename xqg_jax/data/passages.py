@@ -3,54 +3,23 @@
 Readers stream, name file and line of whatever is wrong, and accept `.gz`.
 """
 
-import csv
 import dataclasses
 import io
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from xqg_jax.data.ids import SeenIds, check_id
 from xqg_jax.data.json_lines import (
   check_text,
   get_id,
   get_text,
   read_json_lines,
 )
+from xqg_jax.data.passage_tsv import read_rows, write_rows
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_lines
 from xqg_jax.io.paths import to_path
-
-_MAX_BITS = 2**28  # ids up to here are remembered in at most 32 MiB
-
-
-class SeenIds:
-  """Remembers ids; numbers, as the public corpora have them, take a bit each.
-
-  >>> seen = SeenIds()
-  >>> [seen.add(passage_id) for passage_id in ("7", "x", "07", "7", "x")]
-  [True, True, True, False, False]
-  """
-
-  def __init__(self):
-    self._bits = bytearray()
-    self._others: set[str] = set()
-
-  def add(self, passage_id: str) -> bool:
-    """Whether the id is new."""
-    number = int(passage_id) if passage_id.isdecimal() else _MAX_BITS
-    if number >= _MAX_BITS or str(number) != passage_id:
-      is_new = passage_id not in self._others
-      self._others.add(passage_id)
-      return is_new
-    byte, bit = number >> 3, 1 << (number & 7)
-    if byte >= len(self._bits):
-      self._bits.extend(bytes(byte + 1 - len(self._bits)))
-    is_new = not self._bits[byte] & bit
-    self._bits[byte] |= bit
-    return is_new
-
-
-TSV_HEADER = ("id", "text", "title")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,9 +31,6 @@ class Passage:
   title: str = ""
 
 
-# ------------------------------------------------------------------ passages
-
-
 def read_passages(
   path: str | pathlib.Path,
   *,
@@ -72,7 +38,7 @@ def read_passages(
 ) -> Iterator[Passage]:
   """Streams passages from DPR TSV (`id, text, title`) or JSONL, in file order.
 
-  TSV: an optional header line, fields optionally quoted as in DPR's files.
+  TSV: as `passage_tsv.read_rows` takes it, with or without a header.
   JSONL: `docid`, `text`, `title`. The format follows the suffix
   (`.tsv`, `.jsonl`, each also with `.gz`).
 
@@ -91,7 +57,12 @@ def read_passages(
     parse = _parse_tsv_passages if is_tsv else _parse_json_passages
     for where, passage in parse(file):
       is_empty = False
-      _check_passage(passage, seen, where)
+      if not seen.add(passage.passage_id):
+        raise InputError(
+          f"passage id {passage.passage_id!r} appears twice",
+          where=where,
+          mend="give each passage an id of its own",
+        )
       if passage.text.strip():
         yield passage
       elif on_empty is not None:
@@ -130,50 +101,10 @@ def list_passage_files(path: str | pathlib.Path) -> list[pathlib.Path]:
   )
 
 
-def _check_passage(passage: Passage, seen: SeenIds, where: str) -> None:
-  if not seen.add(passage.passage_id):
-    raise InputError(
-      f"passage id {passage.passage_id!r} appears twice",
-      where=where,
-      mend="give each passage an id of its own",
-    )
-  try:
-    f"{passage.passage_id} {passage.title} {passage.text}".encode()
-  except UnicodeEncodeError as error:
-    raise InputError(
-      f"passage {passage.passage_id!r} holds half a character "
-      f"({error.object[error.start]!a})",
-      where=where,
-      mend="write characters beyond U+FFFF as two halves, or as themselves",
-    ) from None
-
-
 def _parse_tsv_passages(path: pathlib.Path) -> Iterator[tuple[str, Passage]]:
-  for number, (where, line) in enumerate(read_lines(path)):
-    fields = tuple(_unquote(field) for field in line.split("\t"))
-    if number == 0 and fields == TSV_HEADER:
-      continue
-    if len(fields) not in (2, 3):
-      raise InputError(
-        f"found {len(fields)} tab-separated fields, expected 3",
-        where=where,
-        mend="write id, text and title separated by single tabs",
-      )
-    yield where, Passage(*fields)
-
-
-def _unquote(field: str) -> str:
-  """Undoes CSV quoting, but leaves text that merely begins with a quote.
-
-  >>> _unquote('"the ""Great"" Theatre"')
-  'the "Great" Theatre'
-  >>> _unquote('"Yes" and "no"')
-  '"Yes" and "no"'
-  """
-  if len(field) < 2 or not (field[0] == field[-1] == '"'):
-    return field
-  inner = field[1:-1].replace('""', "\0")
-  return field if '"' in inner else inner.replace("\0", '"')
+  for where, fields in read_rows(read_lines(path, ends="\n")):
+    passage_id, text, title = fields
+    yield where, Passage(check_id(passage_id, "passage", where), text, title)
 
 
 def _parse_json_passages(path: pathlib.Path) -> Iterator[tuple[str, Passage]]:
@@ -188,7 +119,7 @@ def to_passage(row: Mapping[str, Any], where: str) -> Passage:
     InputError: no `docid` or no `text`, or one that is no text.
   """
   return Passage(
-    passage_id=get_id(row, "docid", where),
+    passage_id=get_id(row, "docid", where, kind="passage"),
     text=get_text(row, "text", where),
     title=check_text(row.get("title") or "", "title", where),
   )
@@ -196,19 +127,7 @@ def to_passage(row: Mapping[str, Any], where: str) -> Passage:
 
 def write_passages(file: io.TextIOBase, passages: Iterable[Passage]) -> int:
   """Writes DPR TSV with its header to an open file; returns the row count."""
-  writer = csv.writer(file, delimiter="\t", lineterminator="\n")
-  writer.writerow(TSV_HEADER)
-  count = 0
-  for passage in passages:
-    writer.writerow((passage.passage_id, passage.text, passage.title))
-    count += 1
-  return count
-
-
-# ----------------------------------------------------------------- JSON lines
-
-
-# ------------------------------------------------------------------ questions
+  return write_rows(file, ((p.passage_id, p.text, p.title) for p in passages))
 
 
 def from_passage(passage: Passage) -> dict[str, str]:
@@ -218,6 +137,3 @@ def from_passage(passage: Passage) -> dict[str, str]:
     "title": passage.title,
     "text": passage.text,
   }
-
-
-# ---------------------------------------------------------- generated queries

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from xqg_jax.data.json_lines import get_field
+from xqg_jax.data.json_lines import get_field, get_id, get_text, to_strings
 from xqg_jax.data.passages import Passage
 from xqg_jax.data.questions import Question
 from xqg_jax.data.runs import Run, sort_neighbors
@@ -126,14 +126,8 @@ def _to_prediction(row: Any, where: str) -> Prediction:
   texts: Sequence[Any] = get_field(row, "ctxs", where)
   if isinstance(texts, list):
     texts = [t.get("text") if isinstance(t, dict) else t for t in texts]
-  if not isinstance(texts, list) or not all(isinstance(t, str) for t in texts):
-    raise InputError(
-      "'ctxs' is not a list of texts",
-      where=where,
-      mend='write "ctxs": ["...", "..."], best passage first',
-    )
   return Prediction(
-    question_id=str(get_field(row, "id", where)),
-    language=str(get_field(row, "lang", where)).strip(),
-    texts=tuple(texts),
+    question_id=get_id(row, "id", where, kind="question"),
+    language=get_text(row, "lang", where).strip(),
+    texts=to_strings(texts, "ctxs", where),
   )

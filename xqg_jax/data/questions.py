@@ -8,7 +8,6 @@ from typing import Any
 
 from xqg_jax.data.json_lines import (
   check_text,
-  get_field,
   get_id,
   get_text,
   read_json_lines,
@@ -69,9 +68,9 @@ def _to_question(row: Mapping[str, Any], where: str) -> Question:
     raise InputError(
       "the question is empty", where=where, mend="remove the line or fill it in"
     )
-  code = str(get_field(row, "lang", where)).strip()
+  code = get_text(row, "lang", where).strip()
   return Question(
-    question_id=get_id(row, "id", where),
+    question_id=get_id(row, "id", where, kind="question"),
     question=text,
     language=get_language(code, where=where).code,
     answers=to_strings(row.get("answers") or (), "answers", where),

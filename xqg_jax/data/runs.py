@@ -12,6 +12,7 @@ from typing import TextIO
 import numpy as np
 from jaxtyping import Float, Int
 
+from xqg_jax.data.ids import check_id, split_columns
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, read_lines
 
@@ -70,7 +71,7 @@ def read_run(path: str | os.PathLike) -> Run:
 
 
 def _parse_run_line(line: str, where: str) -> tuple[str, str, int, float]:
-  fields = line.split()
+  fields = split_columns(line)
   if len(fields) != 6:
     raise InputError(
       f"found {len(fields)} fields, expected 6",
@@ -104,7 +105,7 @@ def write_run(path: str | os.PathLike, run: Run, *, tag: str = TAG) -> None:
   """
   with atomic_path(path) as partial, partial.open("w", encoding="utf-8") as out:
     for question_id, scores in run.items():
-      _check_id(question_id, path)
+      check_id(question_id, "question", path)
       _write_neighbors(out, question_id, scores, tag=tag, where=path)
 
 
@@ -119,7 +120,7 @@ def _write_neighbors(
   for rank, (passage_id, score) in enumerate(
     sort_neighbors(scores).items(), start=1
   ):
-    _check_id(passage_id, where)
+    check_id(passage_id, "passage", where)
     if not math.isfinite(score):
       raise InputError(
         f"the score of passage {passage_id!r} for question {question_id!r} "
@@ -128,18 +129,6 @@ def _write_neighbors(
         mend="search again",
       )
     out.write(f"{question_id} Q0 {passage_id} {rank} {float(score)!r} {tag}\n")
-
-
-def _check_id(name: str, where: object) -> None:
-  if name.split() != [name]:
-    raise InputError(
-      f"the id {name!r} cannot be written to a TREC run file",
-      where=where,
-      mend="use ids without blanks",
-    )
-
-
-# ---------------------------------------------------------------- predictions
 
 
 def make_run(

@@ -8,7 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from xqg_jax.data.json_lines import (
-  get_field,
+  check_text,
+  get_id,
+  get_objects,
+  get_text,
   read_json_lines,
   to_strings,
   write_json_line,
@@ -55,8 +58,8 @@ def read_training_pairs(path: str | pathlib.Path) -> Iterator[TrainingPair]:
   """
   count = 0
   for where, row in read_json_lines(path):
-    positives = row.get("positive_passages") or ()
-    negatives = row.get("negative_passages") or ()
+    positives = get_objects(row, "positive_passages", where)
+    negatives = get_objects(row, "negative_passages", where)
     if not positives:
       raise InputError(
         "the row has no positive passage",
@@ -66,9 +69,9 @@ def read_training_pairs(path: str | pathlib.Path) -> Iterator[TrainingPair]:
     scores = _read_scores([*positives, *negatives], where)
     count += 1
     yield TrainingPair(
-      query_id=str(get_field(row, "query_id", where)),
-      query=get_field(row, "query", where),
-      language=str(row.get("lang") or "").strip(),
+      query_id=get_id(row, "query_id", where, kind="query"),
+      query=get_text(row, "query", where),
+      language=check_text(row.get("lang") or "", "lang", where).strip(),
       positives=tuple(to_passage(p, where) for p in positives),
       negatives=tuple(to_passage(p, where) for p in negatives),
       answers=to_strings(row.get("answers") or (), "answers", where),

@@ -1,84 +1,11 @@
 """Relevance of passages: judged by people (qrels) or by answer strings."""
 
-from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Iterable, Mapping
 
 from xqg_jax.data.answers import scored_answers, to_words
-from xqg_jax.data.json_lines import get_field, read_json_lines
+from xqg_jax.data.qrels import Qrels
 from xqg_jax.data.questions import Question
 from xqg_jax.data.runs import Run, sort_neighbors
-from xqg_jax.errors import InputError
-from xqg_jax.io.files import read_lines
-
-# {question id: {passage id: relevance}}, as in TREC.
-Qrels = dict[str, dict[str, int]]
-
-
-def read_qrels(path: str | Path, *, field: str | None = None) -> Qrels:
-  """Reads relevance judgements.
-
-  TREC qrels have four columns: question id, iteration, passage id, relevance.
-  A `.jsonl` file has an object a line with `id` and a list of the relevant
-  passages' ids under the name given by `field`.
-
-  Returns:
-    {question_id: {passage_id: relevance}}.
-
-  Raises:
-    InputError: file missing or empty, or a malformed line.
-  """
-  is_json = ".jsonl" in Path(path).suffixes
-  parse = _parse_json_qrels(path, field) if is_json else _parse_trec_qrels(path)
-  qrels: Qrels = {}
-  for where, question_id, passage_id, relevance in parse:
-    judged = qrels.setdefault(question_id, {})
-    if passage_id in judged:
-      raise InputError(
-        f"passage {passage_id!r} is judged twice for question {question_id!r}",
-        where=where,
-        mend="remove one of the two",
-      )
-    judged[passage_id] = relevance
-  if not qrels:
-    raise InputError("no judgements in it", where=path, mend="check the file")
-  return qrels
-
-
-def _parse_trec_qrels(
-  path: str | Path,
-) -> Iterator[tuple[str, str, str, int]]:
-  for where, line in read_lines(path):
-    columns = line.split()
-    if not columns:
-      continue
-    if len(columns) != 4 or not columns[3].lstrip("-").isdecimal():
-      raise InputError(
-        f"found {line!r}, expected four columns that end in a whole number",
-        where=where,
-        mend="write question id, 0, passage id, relevance",
-      )
-    yield where, columns[0], columns[2], int(columns[3])
-
-
-def _parse_json_qrels(
-  path: str | Path, field: str | None
-) -> Iterator[tuple[str, str, str, int]]:
-  if field is None:
-    raise InputError(
-      "JSONL qrels need the name of the field that lists the passages",
-      where=path,
-      mend="set QRELS_FIELD",
-    )
-  for where, row in read_json_lines(path):
-    passage_ids = get_field(row, field, where)
-    if not isinstance(passage_ids, list):
-      raise InputError(
-        f"{field!r} is not a list of passage ids",
-        where=where,
-        mend=f'write "{field}": ["1", "2"]',
-      )
-    for passage_id in passage_ids:
-      yield where, str(get_field(row, "id", where)), str(passage_id), 1
 
 
 def judge_by_answers(

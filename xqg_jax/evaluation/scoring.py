@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from xqg_jax.data.passages import Passage
+from xqg_jax.data.qrels import Qrels, read_qrels
 from xqg_jax.data.questions import Question, read_questions
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.comparison import Scores
-from xqg_jax.evaluation.relevance import Qrels, judge_by_answers, read_qrels
+from xqg_jax.evaluation.relevance import judge_by_answers
 from xqg_jax.evaluation.success_at_k_tokens import (
   count_tokens_to_answers,
   token_measure_name,

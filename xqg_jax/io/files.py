@@ -110,21 +110,48 @@ def read_json(path: str | os.PathLike) -> Any:
     InputError: the file is missing or is not JSON.
   """
   try:
-    return json.loads(to_path(path).read_text(encoding="utf-8"))
+    content = to_path(path).read_bytes()
   except FileNotFoundError:
     raise InputError(
       "no such file", where=path, mend="check the path"
     ) from None
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise InputError(
-      f"not valid JSON ({error})", where=path, mend="write it again"
-    ) from None
+  return parse_json(content, where=path, mend="write it again")
 
 
-def read_lines(path: str | os.PathLike) -> Iterator[tuple[str, str]]:
+def parse_json(content: str | bytes, *, where: object, mend: str) -> Any:
+  """Parses a JSON text; a byte order mark before it is passed over.
+
+  Raises:
+    InputError: it is not JSON, or has more brackets within brackets or more
+      digits in a number than Python takes.
+  """
+  try:
+    if isinstance(content, bytes):
+      content = content.decode("utf-8-sig")
+    return json.loads(content)
+  except json.JSONDecodeError as error:
+    place = f"line {error.lineno}, " if "\n" in error.doc.strip() else ""
+    what = f"not valid JSON ({error.msg} at {place}column {error.colno})"
+  except UnicodeDecodeError as error:
+    what = f"not UTF-8 ({error.reason} at byte {error.start})"
+  except RecursionError:
+    what = "not valid JSON (brackets are nested too deep)"
+  except ValueError:  # of int, which converts no more than 4,300 digits
+    what = "not valid JSON (a number has too many digits)"
+  raise InputError(what, where=where, mend=mend)
+
+
+def read_lines(
+  path: str | os.PathLike, *, ends: str = "\r\n"
+) -> Iterator[tuple[str, str]]:
   """Yields (`file:line` for messages, line without its end) of a text file.
 
-  Files whose name ends in `.gz` are decompressed.
+  Files whose name ends in `.gz` are decompressed. A byte order mark at the
+  beginning is passed over.
+
+  Args:
+    path: the file.
+    ends: characters that are stripped from the ends of lines.
 
   Raises:
     InputError: the file is missing, is not UTF-8, or is a cut-off gzip file.
@@ -133,10 +160,10 @@ def read_lines(path: str | os.PathLike) -> Iterator[tuple[str, str]]:
   where, number = str(path), 0
   try:
     opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8", newline="\n") as file:
+    with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
       for number, line in enumerate(file, start=1):
         where = f"{path}:{number}"
-        yield where, line.rstrip("\r\n")
+        yield where, line.rstrip(ends)
   except (FileNotFoundError, IsADirectoryError):
     raise InputError(
       "no such file", where=path, mend="check the path"

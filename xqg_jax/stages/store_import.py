@@ -9,7 +9,7 @@ from typing import Literal
 import tqdm
 
 from xqg_jax.checkpoints import load_dual_encoder
-from xqg_jax.data.passages import SeenIds
+from xqg_jax.data.ids import SeenIds, check_id
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file
@@ -110,13 +110,7 @@ def _check_parts(parts: Iterator[Part], path: pathlib.Path) -> int:
   seen, row, dim = SeenIds(), 0, 0
   for ids, vectors in tqdm.tqdm(parts, desc="check input", unit=" parts"):
     for passage_id in ids:
-      if not passage_id or "\n" in passage_id or "\r" in passage_id:
-        raise InputError(
-          f"passage id {passage_id!r} is empty or has a line break in it",
-          where=path,
-          mend="give the passage an id of one line",
-        )
-      if not seen.add(passage_id):
+      if not seen.add(check_id(passage_id, "passage", path)):
         raise InputError(
           f"passage id {passage_id!r} appears twice",
           where=path,
