@@ -3,10 +3,7 @@
 import collections
 import dataclasses
 import functools
-import os
 import pathlib
-import random
-import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -19,8 +16,9 @@ from xqg_jax.data.collection import (
   Collection,
   read_blocks,
 )
-from xqg_jax.data.passages import Passage, read_passages
-from xqg_jax.generation.query_files import QueryShards, Record
+from xqg_jax.data.passages import read_passages
+from xqg_jax.data.samples import draw_sample
+from xqg_jax.generation.query_files import QueryShards, Row
 from xqg_jax.generation.query_filters import (
   Judge,
   Judged,
@@ -28,28 +26,19 @@ from xqg_jax.generation.query_filters import (
   judge_scores,
   judge_texts,
 )
-from xqg_jax.io.files import atomic_path
+from xqg_jax.io.locations import Location
+from xqg_jax.io.shard_job import Record, ShardJob, run_shards
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 
 _SCRATCH_FOLDER = ".sorted_queries"
+SCORES_FOLDER = "scores"
 # Removed queries that the manifest shows of each filter.
 NUM_EXAMPLES = 3
 Scores = tuple[Float[np.ndarray, " queries"], Int[np.ndarray, " queries"]]
 
 
-def _draw(passages: str | os.PathLike, size: int, seed: int) -> list[Passage]:
-  """Some of the passages, drawn evenly, in order."""
-  draw, drawn = random.Random(seed), {}
-  for number, passage in enumerate(read_passages(passages)):
-    # Algorithm R: each of the passages so far is as likely in the sample.
-    place = number if number < size else draw.randrange(number + 1)
-    if place < size:
-      drawn[place] = (number, passage)
-  return [passage for _, passage in sorted(drawn.values(), key=lambda x: x[0])]
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FilteringJob:
+class FilteringJob(QueryShards[Block, Block]):
   """The shards of one run.
 
   Attributes:
@@ -64,7 +53,7 @@ class FilteringJob:
     score_percentile: see `filter_queries`.
   """
 
-  folder: pathlib.Path
+  folder: Location
   collection: Collection
   shard_size: int
   text_filters: tuple[str, ...]
@@ -74,90 +63,61 @@ class FilteringJob:
   round_trip_k: int | None
   score_percentile: float
 
-  @property
-  def files(self) -> QueryShards:
-    """The shards on disk."""
-    count = -(-self.collection.num_passages // self.shard_size)
-    return QueryShards(self.folder, count)
+  task: str = "filter"
+  counts_itself: bool = True
 
   def run(self) -> list[Record]:
     """Writes every shard that is not there yet; returns all their records."""
-    if self.encoder is not None and not self._is_scored():
-      for block in self._read("score"):
-        if self._read_scores(block.index) is None:
-          self._score(block)
-    records = []
-    for block in self._read("filter"):
-      record = self.files.read_record(block.index)
-      records.append(record or self._write(block))
-    return records
+    if self.encoder is not None:
+      run_shards(_ScoreJob(self))
+    return run_shards(self)
 
-  def _is_scored(self) -> bool:
-    indices = range(self.files.count)
-    return all(self._read_scores(index) is not None for index in indices)
+  @property
+  def num_shards(self) -> int:
+    """Shards of queries, and of scores."""
+    return -(-self.total // self.shard_size)
 
-  @functools.cached_property
-  def _judge(self) -> Judge:
-    sample = _draw(self.collection.passages, self.sample_size, self.seed)
-    return Judge.make(self.encoder, sample)
+  @property
+  def total(self) -> int:
+    """Passages."""
+    return self.collection.num_passages
+
+  def read(self) -> Iterator[Block]:
+    """Streams the passages of each shard with their queries."""
+    return read_blocks(
+      self.collection,
+      block_size=self.shard_size,
+      scratch_dir=pathlib.Path(self.folder, _SCRATCH_FOLDER),
+    )
 
   @functools.cached_property
   def threshold(self) -> float | None:
     """The score that the percentile comes to, over all scored queries."""
     if self.encoder is None or not self.score_percentile:
       return None
-    scores = [self._read_scores(i)[0] for i in range(self.files.count)]
+    scores = [self._read_scores(i)[0] for i in range(self.num_shards)]
     return find_threshold(np.concatenate(scores), self.score_percentile)
 
-  def _read(self, what: str) -> Iterator[Block]:
-    blocks = read_blocks(
-      self.collection,
-      block_size=self.shard_size,
-      scratch_dir=self.folder / _SCRATCH_FOLDER,
-    )
-    with tqdm.tqdm(
-      total=self.collection.num_passages, desc=what, unit=" passages"
-    ) as progress:
-      for block in blocks:
-        yield block
-        progress.update(len(block.passages))
+  def _read_scores(self, index: int) -> Scores:
+    with np.load(_scores_place(self.folder, index)) as arrays:
+      return arrays["scores"], arrays["ranks"]
 
-  def _score(self, block: Block) -> None:
-    path = self._scores_path(block.index)
-    judged = judge_texts(block.queries, self.text_filters)
-    left = [query for query in judged if query.removed_by is None]
-    scores, ranks = self._judge.score(block.passages, left)
-    with atomic_path(path) as partial, partial.open("wb") as file:
-      np.savez(file, scores=scores, ranks=ranks)
-
-  def _scores_path(self, index: int) -> pathlib.Path:
-    return self.folder / "scores" / f"{index:05d}.npz"
-
-  def _read_scores(self, index: int) -> Scores | None:
-    """Scores and ranks of a shard; None where they are missing or damaged."""
-    try:
-      with np.load(self._scores_path(index), allow_pickle=False) as arrays:
-        return arrays["scores"], arrays["ranks"]
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
-      return None
-
-  def _write(self, block: Block) -> Record:
-    judged = judge_texts(block.queries, self.text_filters)
+  def make(self, work: Block, bar: tqdm.tqdm) -> tuple[list[Row], Record]:
+    """Applies the filters to the queries of a shard."""
+    judged = judge_texts(work.queries, self.text_filters)
     if self.encoder is not None:
-      judged = self._add_scores(block.index, judged)
-    kept = [
-      {language: [] for language in by_language}
-      for by_language in block.queries
-    ]
+      judged = self._add_scores(work.index, judged)
+    kept = [{language: [] for language in texts} for texts in work.queries]
     for query in judged:
       if query.removed_by is None:
         kept[query.row][query.language].append(query.text)
     rows = [
-      row for row in zip(block.passages, kept, strict=True) if row[1]
+      row for row in zip(work.passages, kept, strict=True) if row[1]
     ]  # without passages that came without queries
     facts = {"num_passages": len(rows), **_count_removed(judged)}
-    facts["examples"] = _list_examples(block, judged)
-    return self.files.write(block.index, rows, facts)
+    facts["examples"] = _list_examples(work, judged)
+    bar.update(len(work.passages))
+    return rows, facts
 
   def _add_scores(self, index: int, judged: list[Judged]) -> list[Judged]:
     found = iter(
@@ -171,6 +131,44 @@ class FilteringJob:
       dataclasses.replace(query, removed_by=query.removed_by or next(found))
       for query in judged
     ]
+
+
+class _ScoreJob(ShardJob[Block, Block, tuple[int, Scores]]):
+  """Scores and ranks of the queries that the text filters leave."""
+
+  task = "score"
+
+  def __init__(self, job: FilteringJob):
+    """Scores the queries that `job` filters."""
+    self.folder = job.folder / SCORES_FOLDER
+    self.num_shards, self.total, self.read = job.num_shards, job.total, job.read
+    self._job = job
+
+  def name_shard(self, index: int) -> str:
+    return f"{index:05d}.npz"
+
+  @functools.cached_property
+  def _judge(self) -> Judge:
+    job = self._job
+    passages = read_passages(job.collection.passages)
+    sample, _ = draw_sample(passages, job.sample_size, seed=job.seed)
+    return Judge.make(job.encoder, sample)
+
+  def make(self, work: Block, bar: tqdm.tqdm) -> tuple[int, Scores]:
+    del bar
+    judged = judge_texts(work.queries, self._job.text_filters)
+    left = [query for query in judged if query.removed_by is None]
+    return len(work.passages), self._judge.score(work.passages, left)
+
+  def write(self, place: Location, made: tuple[int, Scores]) -> Record:
+    num_rows, (scores, ranks) = made
+    with open(place, "wb") as file:
+      np.savez(file, scores=scores, ranks=ranks)
+    return {"rows": num_rows}
+
+
+def _scores_place(folder: Location, index: int) -> Location:
+  return folder / SCORES_FOLDER / f"{index:05d}.npz"
 
 
 def _count_removed(judged: Sequence[Judged]) -> dict[str, Any]:

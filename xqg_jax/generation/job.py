@@ -5,12 +5,11 @@ another before its last one. What they tell each other lies in the folder.
 """
 
 import dataclasses
-import itertools
+import functools
 import pathlib
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import tqdm
 
@@ -24,36 +23,27 @@ from xqg_jax.generation.health import (
   format_health,
   to_shares,
 )
-from xqg_jax.generation.query_files import QueryShards, Record
+from xqg_jax.generation.query_files import QueryShards, Row
 from xqg_jax.generation.query_writer import Prompt, QueryWriter, WrittenQueries
-from xqg_jax.io.files import read_json, write_json
-from xqg_jax.runtime.prefetch import prefetch
+from xqg_jax.io.locations import Location
+from xqg_jax.io.shard_job import Record, Turn, cut_stream, run_shards
+from xqg_jax.runtime.processes import wait_for_all
 
 SAMPLE_FILE = "health_sample.json"
 # Passages of the sample whose queries are kept to be looked at.
 _NUM_EXAMPLES = 5
-_SECONDS_BETWEEN_LOOKS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
 class Shard:
   """Consecutive passages, with their prompts once they are made."""
 
-  index: int
   passages: Sequence[Passage]
   prompts: Sequence[Prompt]
 
 
-@dataclasses.dataclass(frozen=True)
-class Turn:
-  """The shards of one of several processes: every `count`-th from `index`."""
-
-  index: int = 0
-  count: int = 1
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GenerationJob:
+class GenerationJob(QueryShards[list[Passage], Shard]):
   """The shards of one run.
 
   Attributes:
@@ -67,24 +57,17 @@ class GenerationJob:
     hourly_price: of all devices of this process, to say what is left to pay.
   """
 
-  folder: pathlib.Path
+  folder: Location
   passages: pathlib.Path
   num_passages: int
   shard_size: int
   writer: QueryWriter
-  turn: Turn = Turn()
+  turn: Turn = dataclasses.field(default_factory=Turn)
   force: bool = False
   hourly_price: float | None = None
-
-  @property
-  def num_shards(self) -> int:
-    """Of all processes."""
-    return -(-self.num_passages // self.shard_size)
-
-  @property
-  def files(self) -> QueryShards:
-    """The shards on disk."""
-    return QueryShards(self.folder, self.num_shards)
+  task: str = "generate"
+  unit: str = "queries"
+  counts_itself: bool = True
 
   # -------------------------------------------------------------------- health
 
@@ -94,8 +77,8 @@ class GenerationJob:
     Raises:
       InputError: unwell, and not forced.
     """
-    path = self.folder / SAMPLE_FILE
-    if self.turn.index == 0 and not path.exists():
+    place = self.folder / SAMPLE_FILE
+    if self.turn.index == 0 and place.read_bytes() is None:
       written = self.writer.write(sample)
       counts = _count(sample, written)
       examples = [
@@ -103,9 +86,9 @@ class GenerationJob:
         for passage, queries in zip(sample, written.queries, strict=True)
       ]
       content = {"counts": counts, "examples": examples[:_NUM_EXAMPLES]}
-      write_json(path, content)
-    wait_until(path.exists)
-    counts = read_json(path)["counts"]
+      place.write_json(content)
+    wait_for_all(f"sample of {self.folder}")
+    counts = place.read_json()["counts"]
     print(
       f"health of a sample, in %:\n{format_health(counts)}", file=sys.stderr
     )
@@ -133,78 +116,71 @@ class GenerationJob:
   # -------------------------------------------------------------------- shards
 
   def run(self) -> list[Record]:
-    """Writes this process's shards; returns all records when all are there."""
-    own = range(self.turn.index, self.num_shards, self.turn.count)
-    ledger = Ledger(len(own))
-    for index in own:
-      if (record := self.files.read_record(index)) is not None:
-        ledger.add(record)
-    ledger.start()
-    missing = set(own) - ledger.records.keys()
-    writing: Future[Record] | None = None
-    with self._start_progress(own, ledger) as progress:
-      with ThreadPoolExecutor(1) as pool:
-        for shard in prefetch(self._prepare(missing)):
-          written = self.writer.write_prompts(
-            shard.prompts, len(shard.passages), on_progress=progress.update
-          )
-          # The last shard is written while the devices go on with the next.
-          self._finish(writing, ledger, progress)
-          writing = pool.submit(self._write_shard, shard, written)
-        self._finish(writing, ledger, progress)
-    return self._collect_records()
+    """Writes this process's shards; returns the records of all."""
+    return run_shards(self, turn=self.turn)
 
-  def _prepare(self, wanted: set[int]) -> Iterator[Shard]:
-    if not wanted:
-      return
-    passages = read_passages(self.passages, on_empty=lambda *_: None)
-    parts = iter(lambda: list(itertools.islice(passages, self.shard_size)), [])
-    for index, some in enumerate(parts):
-      if index in wanted:
-        yield Shard(index, some, self.writer.make_prompts(some))
+  @property
+  def num_shards(self) -> int:
+    """Of all processes."""
+    return -(-self.num_passages // self.shard_size)
 
-  def _finish(
-    self, writing: Future[Record] | None, ledger: "Ledger", progress: tqdm.tqdm
-  ) -> None:
-    """Waits for the shard being written, and looks at how all are."""
-    if writing is None:
-      return
-    ledger.add(writing.result())
-    progress.set_postfix_str(ledger.describe(self.hourly_price))
-    self._judge(ledger.counts, "queries so far")
+  @property
+  def _own(self) -> list[int]:
+    return [i for i in range(self.num_shards) if self.turn.has(i)]
 
-  def _start_progress(self, own: range, ledger: "Ledger") -> tqdm.tqdm:
-    done = sum(map(self._shard_length, ledger.records))
+  @property
+  def total(self) -> int:
+    """Queries of this process."""
+    starts = (index * self.shard_size for index in self._own)
+    lengths = (min(self.shard_size, self.num_passages - i) for i in starts)
+    return sum(lengths) * self._queries_per_passage
+
+  @property
+  def _queries_per_passage(self) -> int:
     settings = self.writer.settings
-    per_passage = len(settings.languages) * settings.num_queries
-    return tqdm.tqdm(
-      total=sum(map(self._shard_length, own)) * per_passage,
-      initial=done * per_passage,
-      desc="generate",
-      unit=" queries",
+    return len(settings.languages) * settings.num_queries
+
+  def size(self, record: Record) -> int:
+    """Queries of a shard."""
+    return record["num_passages"] * self._queries_per_passage
+
+  def read(self) -> Iterator[list[Passage]]:
+    """Streams the passages of each shard."""
+    passages = read_passages(self.passages, on_empty=lambda *_: None)
+    return map(list, cut_stream(passages, self.shard_size))
+
+  def prepare(self, raw: Sequence[Passage]) -> Shard:
+    """Makes the prompts of a shard."""
+    return Shard(raw, self.writer.make_prompts(raw))
+
+  def make(self, work: Shard, bar: tqdm.tqdm) -> tuple[Iterable[Row], Record]:
+    """Writes the queries of a shard on the devices."""
+    written = self.writer.write_prompts(
+      work.prompts, len(work.passages), on_progress=bar.update
     )
+    rows = zip(work.passages, written.queries, strict=True)
+    return rows, _describe(work, written)
 
-  def _shard_length(self, index: int) -> int:
-    start = index * self.shard_size
-    return min(self.shard_size, self.num_passages - start)
+  @functools.cached_property
+  def _ledger(self) -> "Ledger":
+    return Ledger(len(self._own))
 
-  def _collect_records(self) -> list[Record]:
-    """The records of all shards, once the other processes have theirs."""
-    paths = [self.files.record_path(index) for index in range(self.num_shards)]
-    for path in paths:
-      wait_until(path.exists)
-    return [read_json(path) for path in paths]
+  def begin(self, records: Mapping[int, Record]) -> None:
+    """Enters what was finished before."""
+    for record in records.values():
+      self._ledger.add(record)
+    self._ledger.start()
 
-  def _write_shard(self, shard: Shard, written: WrittenQueries) -> Record:
-    counts = _count(shard.passages, written)
-    facts = {
-      "num_passages": len(shard.passages),
-      "num_queries": sum(row["queries"] for row in counts.values()),
-      "num_cut_prompts": sum(prompt.is_cut for prompt in shard.prompts),
-      "counts": counts,
-    }
-    rows = zip(shard.passages, written.queries, strict=True)
-    return self.files.write(shard.index, rows, facts)
+  def finish(self, index: int, record: Record, bar: tqdm.tqdm) -> None:
+    """Looks at how all queries are so far.
+
+    Raises:
+      InputError: unwell, and not forced.
+    """
+    del index
+    self._ledger.add(record)
+    bar.set_postfix_str(self._ledger.describe(self.hourly_price))
+    self._judge(self._ledger.counts, "queries so far")
 
 
 class Ledger:
@@ -212,18 +188,17 @@ class Ledger:
 
   def __init__(self, num_shards: int):
     """Starts with none of `num_shards` shards done."""
-    self.num_shards = num_shards
-    self.records: dict[int, Record] = {}
+    self.num_shards, self.num_done = num_shards, 0
     self.counts: Counts = {}
     self.start()
 
   def start(self) -> None:
     """Takes what is there as done before, and begins to measure time."""
-    self._num_before, self._start = len(self.records), time.monotonic()
+    self._num_before, self._start = self.num_done, time.monotonic()
 
   def add(self, record: Record) -> None:
     """Enters a finished shard."""
-    self.records[record["index"]] = record
+    self.num_done += 1
     self.counts = add_counts([self.counts, record["counts"]])
 
   def describe(self, hourly_price: float | None) -> str:
@@ -234,8 +209,8 @@ class Ledger:
       for sign in ("empty", "duplicate", "wrong_script")
     ]
     cost = find_cost_left(
-      len(self.records) - self._num_before,
-      self.num_shards - len(self.records),
+      self.num_done - self._num_before,
+      self.num_shards - self.num_done,
       time.monotonic() - self._start,
       hourly_price,
     )
@@ -261,10 +236,14 @@ def find_cost_left(
   return num_left / num_done * seconds / 3600 * hourly_price
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-  """Waits for what another process does, if there is one."""
-  while not is_so():
-    time.sleep(_SECONDS_BETWEEN_LOOKS)
+def _describe(shard: Shard, written: WrittenQueries) -> Record:
+  counts = _count(shard.passages, written)
+  return {
+    "num_passages": len(shard.passages),
+    "num_queries": sum(row["queries"] for row in counts.values()),
+    "num_cut_prompts": sum(prompt.is_cut for prompt in shard.prompts),
+    "counts": counts,
+  }
 
 
 def _count(passages: Sequence[Passage], written: WrittenQueries) -> Counts:

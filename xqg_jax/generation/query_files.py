@@ -4,80 +4,42 @@ part-00000-of-00018.jsonl.gz    one passage a line, released form
 finished/part-00000-of-....json its checksum, and what else is to be known
 """
 
-import dataclasses
 import gzip
 import io
-import pathlib
+import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from xqg_jax.data.generated_queries import write_generated_queries
 from xqg_jax.data.passages import Passage
-from xqg_jax.errors import InputError
-from xqg_jax.io.files import atomic_path, read_json, sha256_file, write_json
+from xqg_jax.io.locations import Location
+from xqg_jax.io.shard_job import Raw, Record, ShardJob, Work
 
-Record = dict[str, Any]
+Row = tuple[Passage, Mapping[str, Sequence[str]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class QueryShards:
-  """The shards of a folder.
+class QueryShards(ShardJob[Raw, Work, tuple[Iterable[Row], Record]]):
+  """Shards of generated queries; `make` yields rows and facts about them."""
 
-  Attributes:
-    folder: that they lie in.
-    count: of the shards.
-  """
+  num_shards: int
 
-  folder: pathlib.Path
-  count: int
-
-  def name(self, index: int) -> str:
+  def name_shard(self, index: int) -> str:
     """File name of a shard, which says how many there are."""
-    return f"part-{index:05d}-of-{self.count:05d}.jsonl.gz"
-
-  def record_path(self, index: int) -> pathlib.Path:
-    """Where the record of a finished shard lies."""
-    stem = self.name(index).removesuffix(".jsonl.gz")
-    return self.folder / "finished" / f"{stem}.json"
-
-  def read_record(self, index: int) -> Record | None:
-    """The record of a finished, undamaged shard; None where there is none."""
-    try:
-      record = read_json(self.record_path(index))
-      is_same = sha256_file(self.folder / self.name(index)) == record["sha256"]
-    except (InputError, KeyError, TypeError, FileNotFoundError):
-      is_same = False
-    if not is_same:
-      # Other processes look for it.
-      self.record_path(index).unlink(missing_ok=True)
-    return record if is_same else None
+    return f"part-{index:05d}-of-{self.num_shards:05d}.jsonl.gz"
 
   def write(
-    self,
-    index: int,
-    rows: Iterable[tuple[Passage, Mapping[str, Sequence[str]]]],
-    facts: Mapping[str, Any],
+    self, place: Location, made: tuple[Iterable[Row], Record]
   ) -> Record:
-    """Writes a shard, then its record.
+    """Writes the rows of a shard; returns the facts about them."""
+    rows, facts = made
+    _write_gzip(place, rows)
+    return facts
 
-    Args:
-      index: of the shard.
-      rows: passages with their queries by language.
-      facts: for the record.
-    """
-    path = self.folder / self.name(index)
-    with atomic_path(path) as partial:
-      _write_gzip(partial, rows)
-      digest = sha256_file(partial)
-    record = {"index": index, "name": path.name, **facts, "sha256": digest}
-    write_json(self.record_path(index), record)
-    return record
+  def size(self, record: Record) -> int:
+    """Passages of a shard."""
+    return record["num_passages"]
 
 
-def _write_gzip(
-  path: pathlib.Path,
-  rows: Iterable[tuple[Passage, Mapping[str, Sequence[str]]]],
-) -> None:
+def _write_gzip(path: os.PathLike, rows: Iterable[Row]) -> None:
   """Writes the released form; neither time nor name gets into the bytes."""
   with (
     open(path, "wb") as raw,

@@ -12,26 +12,23 @@ damaged, with the same bytes as an unbroken run:
 
 import collections
 import os
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xqg_jax.checkpoints import load_dual_encoder
-from xqg_jax.data.collection import (
-  scan_collection,
-)
+from xqg_jax.data.collection import scan_collection
 from xqg_jax.data.generated_queries import list_shards
+from xqg_jax.data.passages import list_passage_files
 from xqg_jax.errors import InputError
 from xqg_jax.generation.filter_job import NUM_EXAMPLES, FilteringJob
-from xqg_jax.generation.query_files import Record
-from xqg_jax.generation.query_filters import (
-  TEXT_FILTERS,
-)
-from xqg_jax.io.claims import claim_output_dir, lock_folder
-from xqg_jax.io.files import sha256_file, write_json
+from xqg_jax.generation.query_filters import TEXT_FILTERS
+from xqg_jax.io.files import describe_files
 from xqg_jax.io.full_disk import tell_of_full_disk
+from xqg_jax.io.locations import Location
 from xqg_jax.io.paths import to_path
+from xqg_jax.io.shard_job import Record
+from xqg_jax.io.shared_claims import claim_together
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 
 FORMAT_VERSION = 1
@@ -85,30 +82,31 @@ def filter_queries(
   _check(given)
   collection = scan_collection(passages, generated_queries)
   model = checkpoint_path and load_dual_encoder(checkpoint_path, config=encoder)
-  paths = [to_path(passages), *list_shards(generated_queries)]
+  paths = [*list_passage_files(passages), *list_shards(generated_queries)]
   free = ("output_dir", "passages", "generated_queries", "checkpoint_path")
   arguments = {
     **{name: value for name, value in given.items() if name not in free},
     "encoder": model and model.fingerprint,
-    "inputs": [{"name": p.name, "sha256": _digest(p)} for p in paths],
+    "inputs": describe_files(paths),
   }
-  with tell_of_full_disk(to_path(output_dir)):
-    folder = claim_output_dir(output_dir, stage="filter", arguments=arguments)
-    with lock_folder(folder):
-      job = FilteringJob(
-        folder=folder,
-        collection=collection,
-        shard_size=shard_size,
-        text_filters=tuple(text_filters),
-        encoder=model,
-        sample_size=sample_size,
-        seed=seed,
-        round_trip_k=round_trip_k,
-        score_percentile=score_percentile,
-      )
-      records = job.run()
-      manifest = _make_manifest(records, job.threshold, arguments)
-      write_json(folder / MANIFEST_FILE, manifest)
+  folder = Location.of(output_dir)
+  job = FilteringJob(
+    folder=folder,
+    collection=collection,
+    shard_size=shard_size,
+    text_filters=tuple(text_filters),
+    encoder=model,
+    sample_size=sample_size,
+    seed=seed,
+    round_trip_k=round_trip_k,
+    score_percentile=score_percentile,
+  )
+  with (
+    tell_of_full_disk(to_path(output_dir)),
+    claim_together(folder, stage="filter", arguments=arguments),
+  ):
+    manifest = _make_manifest(job.run(), job.threshold, arguments)
+    (folder / MANIFEST_FILE).write_json(manifest)
   print(format_removed(manifest), file=sys.stderr)
   return manifest
 
@@ -134,15 +132,6 @@ def _check(given: Mapping[str, Any]) -> None:
       "a dual encoder and a filter that uses it go together",
       mend="set CHECKPOINT_PATH with ROUND_TRIP_K or SCORE_PERCENTILE",
     )
-
-
-def _digest(path: pathlib.Path) -> str | list[str]:
-  if not path.is_dir():
-    return sha256_file(path)
-  return [sha256_file(file) for file in sorted(path.iterdir())]
-
-
-# ------------------------------------------------------------------------- job
 
 
 # -------------------------------------------------------------------- manifest

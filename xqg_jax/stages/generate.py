@@ -13,8 +13,6 @@ with the same bytes as an unbroken run:
 
 import dataclasses
 import os
-import pathlib
-import random
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -25,19 +23,22 @@ import tqdm
 from xqg_jax.checkpoints import QueryGenerator, load_query_generator
 from xqg_jax.data.languages import XOR_TYDI_LANGUAGES, get_languages
 from xqg_jax.data.passages import Passage, list_passage_files, read_passages
+from xqg_jax.data.samples import draw_sample
 from xqg_jax.errors import InputError
 from xqg_jax.generation.decoding import Sampling
 from xqg_jax.generation.health import add_counts, to_shares
-from xqg_jax.generation.job import GenerationJob, Turn, wait_until
+from xqg_jax.generation.job import GenerationJob
 from xqg_jax.generation.output_vocabulary import (
   TextSource,
   make_language_vocabularies,
 )
 from xqg_jax.generation.query_writer import QuerySettings, QueryWriter
-from xqg_jax.io.claims import RUN_FILE, claim_output_dir, lock_folder
-from xqg_jax.io.files import sha256_file, write_json, write_text
+from xqg_jax.io.files import describe_files, write_text
 from xqg_jax.io.full_disk import tell_of_full_disk
+from xqg_jax.io.locations import Location
 from xqg_jax.io.paths import to_path
+from xqg_jax.io.shard_job import Turn
+from xqg_jax.io.shared_claims import claim_together
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -120,19 +121,22 @@ def generate(
   settings = _read_settings(given)
   scan = _scan(passages)
   writer, arguments = _open_writer(given, settings)
-  turn = Turn(jax.process_index(), jax.process_count())
-  with tell_of_full_disk(to_path(output_dir)):
-    job = GenerationJob(
-      folder=_claim(output_dir, arguments, turn),
-      passages=to_path(passages),
-      num_passages=scan.num_passages,
-      shard_size=shard_size,
-      writer=writer,
-      turn=turn,
-      force=force,
-      hourly_price=price_per_chip_hour
-      and price_per_chip_hour * jax.local_device_count(),
-    )
+  folder = Location.of(output_dir)
+  job = GenerationJob(
+    folder=folder,
+    passages=to_path(passages),
+    num_passages=scan.num_passages,
+    shard_size=shard_size,
+    writer=writer,
+    turn=Turn.of_this_process(),
+    force=force,
+    hourly_price=price_per_chip_hour
+    and price_per_chip_hour * jax.local_device_count(),
+  )
+  with (
+    tell_of_full_disk(to_path(output_dir)),
+    claim_together(folder, stage="generate", arguments=arguments),
+  ):
     return _run(job, scan, arguments)
 
 
@@ -184,10 +188,7 @@ def _open_writer(
   )
   arguments = {
     "generator": _describe(generator),
-    "passages": [
-      {"name": path.name, "sha256": sha256_file(path)}
-      for path in list_passage_files(given["passages"])
-    ],
+    "passages": describe_files(list_passage_files(given["passages"])),
     "settings": _to_json(settings),
     "shard_size": given["shard_size"],
     "dtype": dtype,
@@ -246,62 +247,35 @@ class Scan:
 
 def _scan(passages: str | os.PathLike) -> Scan:
   """Reads all passages once, so that defects are found before any work."""
-  draw, count = random.Random(0), 0
-  sample: dict[int, tuple[int, Passage]] = {}
   skipped: list[tuple[str, str]] = []
 
   def skip(where: str, passage: Passage) -> None:
     skipped.append((to_path(where).name, passage.passage_id))
 
-  for passage in tqdm.tqdm(
-    read_passages(passages, on_empty=skip),
-    desc="check input",
-    unit=" passages",
-  ):
-    # Algorithm R: each of the passages so far is as likely in the sample.
-    place = count if count < _SAMPLE_SIZE else draw.randrange(count + 1)
-    if place < _SAMPLE_SIZE:
-      sample[place] = (count, passage)
-    count += 1
+  read = read_passages(passages, on_empty=skip)
+  progress = tqdm.tqdm(read, desc="check input", unit=" passages")
+  sample, count = draw_sample(progress, _SAMPLE_SIZE, seed=0)
   if not count:
     raise InputError(
       "no passage has a text", where=passages, mend="fill in the texts"
     )
-  drawn = [passage for _, passage in sorted(sample.values(), key=_first)]
-  return Scan(count, drawn, skipped)
-
-
-def _first(pair: tuple[int, Passage]) -> int:
-  return pair[0]
-
-
-def _claim(
-  output_dir: str | os.PathLike, arguments: Mapping[str, Any], turn: Turn
-) -> pathlib.Path:
-  """Claims the folder, the first process before the others."""
-  if turn.index > 0:
-    wait_until((to_path(output_dir) / RUN_FILE).exists)
-  return claim_output_dir(output_dir, stage="generate", arguments=arguments)
+  return Scan(count, sample, skipped)
 
 
 def _run(
   job: GenerationJob, scan: Scan, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
   is_first = job.turn.index == 0
-  name = ".lock" if is_first else f".lock-{job.turn.index}"
-  with lock_folder(job.folder, name=name):
-    if is_first and scan.skipped:
-      _list_skipped(job.folder, scan.skipped)
-    job.check_sample(scan.sample)
-    manifest = _make_manifest(job.run(), arguments, len(scan.skipped))
-    if is_first:
-      write_json(job.folder / MANIFEST_FILE, manifest)
+  if is_first and scan.skipped:
+    _list_skipped(job.folder, scan.skipped)
+  job.check_sample(scan.sample)
+  manifest = _make_manifest(job.run(), arguments, len(scan.skipped))
+  if is_first:
+    (job.folder / MANIFEST_FILE).write_json(manifest)
   return manifest
 
 
-def _list_skipped(
-  folder: pathlib.Path, skipped: Sequence[tuple[str, str]]
-) -> None:
+def _list_skipped(folder: Location, skipped: Sequence[tuple[str, str]]) -> None:
   print(
     f"xqg: warning: {len(skipped):,} passages have no text and are left out; "
     f"see {folder / SKIPPED_FILE}",
