@@ -18,9 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int, Int32
 
-from xqg_jax.models.bert.encoder import BertEncoder, join_projections
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig, Side
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
+from xqg_jax.models.encoder_families import find_family
 from xqg_jax.runtime import sharding
 from xqg_jax.runtime.idle_meter import IdleMeter
 from xqg_jax.text.packing import PackedRows, pack_into_row_lengths
@@ -282,28 +282,18 @@ class Embedder:
 
 
 def _prepare(encoder: DualEncoder, *, is_cpu: bool) -> DualEncoder:
-  """The same encoder in the form that embeds texts fastest.
-
-  A BERT that computes in bfloat16 rounds its kernels before each product;
-  rounded once, they give the same vectors from half the memory. On a CPU one
-  wide product is faster than three.
-  """
-  module = encoder.module
-  if not isinstance(module, BertEncoder):
-    return encoder
-
-  def convert(path: Sequence[Any], value: Any) -> Any:
-    is_kernel = path[-1].key == "kernel" and module.dtype != jnp.float32
-    return jnp.asarray(value).astype(module.dtype) if is_kernel else value
+  """The same encoder in the form that embeds texts fastest."""
+  family = find_family(encoder.module.config)
 
   def prepare(side: Mapping[str, Any]) -> dict[str, Any]:
-    params = jax.tree.map_with_path(convert, dict(side["encoder"]))
-    return {**side, "encoder": join_projections(params) if is_cpu else params}
+    params = family.prepare_params(
+      encoder.module, side["encoder"], is_cpu=is_cpu
+    )
+    return {**side, "encoder": params}
 
   if encoder.config.share_encoders:
     params = prepare(encoder.params)
   else:
     params = {name: prepare(side) for name, side in encoder.params.items()}
-  return dataclasses.replace(
-    encoder, params=params, module=module.clone(join_projections=is_cpu)
-  )
+  module = family.prepare_module(encoder.module, is_cpu=is_cpu)
+  return dataclasses.replace(encoder, params=params, module=module)

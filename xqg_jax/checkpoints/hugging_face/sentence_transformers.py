@@ -24,6 +24,7 @@ from xqg_jax.models.dual_encoder.config import (
   DualEncoderConfig,
   ProjectionConfig,
 )
+from xqg_jax.models.dual_encoder.pooling import POOLINGS
 from xqg_jax.models.parameters import Params, Place
 from xqg_jax.text.tokenizer import SETTINGS_FILE, TOKENIZER_FILE
 
@@ -35,7 +36,7 @@ MODULE_FILE = "config.json"
 # The modules we know, in their order. Versions differ in the packages only.
 _KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
 _PACKAGE = "sentence_transformers.models"
-_MODES = {"pooling_mode_cls_token": "cls", "pooling_mode_mean_tokens": "mean"}
+_MODES = {pooling.hf_name: name for name, pooling in POOLINGS.items()}
 _ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh"}
 _VECTORS = "sentence_embedding"
 
@@ -107,7 +108,7 @@ def _read_mode(path: pathlib.Path, prefixes: Mapping[str, str]) -> str:
     raise InputError(
       f"the pooling is {' and '.join(map(str, modes))}",
       where=path,
-      mend="dual encoders here pool by cls or by mean",
+      mend=f"dual encoders here pool by {' or by '.join(POOLINGS)}",
     )
   if values.get("include_prompt") is False and any(prefixes.values()):
     raise InputError(

@@ -8,8 +8,8 @@ from xqg_jax.errors import InputError
 
 # XLM-R counts positions from `pad_token_id` + 1, an heirloom of fairseq.
 _OFFSET_TYPES = ("xlm-roberta", "roberta")
-_MODEL_TYPES = ("bert", *_OFFSET_TYPES)
-_ARCHITECTURES = {
+# Hugging Face's model types, and the class of each.
+ARCHITECTURES = {
   "bert": "BertModel",
   "xlm-roberta": "XLMRobertaModel",
   "roberta": "RobertaModel",
@@ -79,7 +79,7 @@ class BertConfig:
   def to_hf(self) -> dict[str, Any]:
     """The contents of `config.json` that transformers opens."""
     return {
-      "architectures": [_ARCHITECTURES[self.model_type]],
+      "architectures": [ARCHITECTURES[self.model_type]],
       **dataclasses.asdict(self),
       "hidden_act": "gelu",
       "position_embedding_type": "absolute",
@@ -88,7 +88,7 @@ class BertConfig:
 
 def _check_architecture(values: Mapping[str, Any], where: object) -> None:
   allowed = {
-    "model_type": _MODEL_TYPES,
+    "model_type": tuple(ARCHITECTURES),
     "hidden_act": ("gelu", None),
     "position_embedding_type": ("absolute", None),
     "is_decoder": (False, None),

@@ -7,7 +7,7 @@ Several texts may share a row: attention stays within equal segment ids.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -261,6 +261,8 @@ class BertEncoder(nn.Module):
     join_projections: one product for queries, keys and values, which is faster
       on CPU; takes what `join_projections` makes of the parameters.
   """
+
+  selects_tokens: ClassVar[bool] = True
 
   config: BertConfig
   dtype: DType = jnp.float32

@@ -6,6 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 
 from xqg_jax.errors import InputError
+from xqg_jax.models.dual_encoder.pooling import POOLINGS
 
 Side = Literal["query", "passage"]
 SIDES = ("query", "passage")
@@ -63,9 +64,10 @@ class DualEncoderConfig:
   share_encoders: bool = True
 
   def __post_init__(self):
-    if self.pooling not in ("cls", "mean"):
+    if self.pooling not in POOLINGS:
       raise InputError(
-        f"pooling is {self.pooling!r}", mend="choose 'cls' or 'mean'"
+        f"pooling is {self.pooling!r}",
+        mend=f"choose {' or '.join(map(repr, POOLINGS))}",
       )
     for name in ("query_length", "passage_length"):
       if getattr(self, name) < 3:

@@ -28,9 +28,8 @@ from xqg_jax.models.dual_encoder.config import (
 from xqg_jax.models.dual_encoder.network import TextEncoder
 from xqg_jax.models.encoder_families import (
   EncoderConfig,
-  get_constants,
+  find_family,
   get_max_length,
-  get_vocabulary_name,
   get_width,
   make_encoder,
 )
@@ -136,7 +135,7 @@ def make_dual_encoder(
   identity = {
     "params": params_fingerprint(params),
     "tokenizer": tokenizer.fingerprint,
-    "model": get_constants(model_config),
+    "model": find_family(model_config).get_constants(model_config),
     **dataclasses.asdict(config),
   }
   # They say how much of a text is read, not which encoder reads it.
@@ -156,7 +155,7 @@ def _check_fit(
   if tokenizer.vocab_size > model.vocab_size:
     raise InputError(
       f"the tokenizer has {tokenizer.vocab_size} tokens, but "
-      f"{get_vocabulary_name(model)} has {model.vocab_size} rows",
+      f"{find_family(model).vocabulary_name} has {model.vocab_size} rows",
       mend="take tokenizer and weights from one model",
     )
   limit = get_max_length(model)

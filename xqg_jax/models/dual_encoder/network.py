@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from flax.linen import partitioning
 from jaxtyping import Array, Float, Int
 
-from xqg_jax.models.bert.encoder import BertEncoder
 from xqg_jax.models.dual_encoder.config import (
   ACTIVATIONS,
   DualEncoderConfig,
   ProjectionConfig,
 )
 from xqg_jax.models.dual_encoder.pooling import (
+  POOLINGS,
   find_first_tokens,
   normalize_embeddings,
   pool_segments,
@@ -96,8 +96,8 @@ class TextEncoder(nn.Module):
   @property
   def _reads_first_tokens(self) -> bool:
     """Whether the last layer need not be computed for other tokens."""
-    is_bert = isinstance(self.encoder, BertEncoder)
-    return is_bert and self.config.pooling == "cls"
+    pooling = POOLINGS[self.config.pooling]
+    return pooling.is_first_token and self.encoder.selects_tokens
 
 
 class SeparateEncoders(nn.Module):

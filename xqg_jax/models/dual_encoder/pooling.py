@@ -1,12 +1,42 @@
-"""Pooling of packed hidden states to one vector per text."""
+"""Pooling of packed hidden states to one vector per text.
 
-from typing import Literal
+A new pooling is one entry of `POOLINGS`.
+"""
+
+import dataclasses
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-Pooling = Literal["cls", "mean"]
+
+@dataclasses.dataclass(frozen=True)
+class Pooling:
+  """A weighted average of a text's hidden states.
+
+  Attributes:
+    hf_name: the field of sentence-transformers' `1_Pooling/config.json`.
+    weigh: takes which tokens are a text's ([rows, texts, length] bool) and
+      their positions ([rows, 1, length]); returns weights, zero elsewhere.
+    is_first_token: whether it needs nothing but the token at position 0.
+  """
+
+  hf_name: str
+  weigh: Callable[[Array, Array], Array]
+  is_first_token: bool = False
+
+
+POOLINGS: Mapping[str, Pooling] = {
+  "cls": Pooling(
+    "pooling_mode_cls_token",
+    lambda is_taken, positions: is_taken & (positions == 0),
+    is_first_token=True,
+  ),
+  "mean": Pooling(
+    "pooling_mode_mean_tokens", lambda is_taken, positions: is_taken
+  ),
+}
 
 
 def pool_segments(
@@ -14,7 +44,7 @@ def pool_segments(
   segment_ids: Int[Array, "rows length"],
   positions: Int[Array, "rows length"],
   *,
-  pooling: Pooling,
+  pooling: str,
   num_segments: int,
 ) -> Float[Array, "rows num_segments dim"]:
   """Pools every text of packed rows, in fp32.
@@ -23,7 +53,8 @@ def pool_segments(
     hidden: the encoder's last hidden state.
     segment_ids: 1 to `num_segments`; 0 is padding.
     positions: the place of a token in its text.
-    pooling: `cls` takes the token at position 0, `mean` averages all.
+    pooling: a name of `POOLINGS`: `cls` takes the token at position 0, `mean`
+      averages all.
     num_segments: texts per row; an absent text pools to zeros.
 
   Returns:
@@ -39,10 +70,9 @@ def pool_segments(
   """
   segments = jnp.arange(1, num_segments + 1)
   # [rows, length] -> [rows, num_segments, length]
-  taken = segment_ids[:, None, :] == segments[:, None]
-  if pooling == "cls":
-    taken &= (positions == 0)[:, None, :]
-  weights = taken.astype(jnp.float32)
+  is_taken = segment_ids[:, None, :] == segments[:, None]
+  weights = POOLINGS[pooling].weigh(is_taken, positions[:, None, :])
+  weights = weights.astype(jnp.float32)
   # [rows, length, dim] -> [rows, num_segments, dim]
   sums = jnp.einsum(
     "rsl,rld->rsd",

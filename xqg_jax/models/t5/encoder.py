@@ -1,5 +1,7 @@
 """The encoder stack of mT5 and T5 1.1, in the network or on its own."""
 
+from typing import ClassVar
+
 import flax.linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -88,6 +90,8 @@ class T5Encoder(nn.Module):
 
   Its parameters are those of `T5` without `decoder`, under the same names.
   """
+
+  selects_tokens: ClassVar[bool] = False
 
   config: T5Config
 
