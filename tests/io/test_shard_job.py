@@ -220,7 +220,7 @@ def test_a_damaged_shard_is_told_of_and_made_again(
   assert _read(tmp_path) == expected
   lines = capsys.readouterr().err.splitlines()
   (line,) = [line for line in lines if "again" in line]
-  assert line.startswith("xqg: square: making a shard again: ")
+  assert line.startswith("xqg: square: making it again: ")
   assert told in line
 
 

@@ -1,6 +1,7 @@
 """The stage `mine-negatives`: which passages are taken, and what it writes."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from xqg_jax.encoding.texts import encode_texts
 from xqg_jax.errors import InputError
 from xqg_jax.stages.encode import encode
 from xqg_jax.stages.index import build_index
-from xqg_jax.stages.mine_negatives import _Job, mine_negatives
+from xqg_jax.stages.mine_negatives import _MiningJob, mine_negatives
 from xqg_jax.training.negative_rules import NegativeRules
 
 POSITIVE = Passage("p", "The river Oulu is 107 km long.", "Oulu")
@@ -154,15 +155,16 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
   world, tmp_path, monkeypatch
 ):
   _mine(world, tmp_path / "whole")
-  write = _Job._write
+  make, made = _MiningJob.make, []
 
-  def stop(job, number, pairs):
-    if number == 2:
+  def stop(job, pairs, bar):
+    if len(made) == 2:
       raise KeyboardInterrupt
-    return write(job, number, pairs)
+    made.append(make(job, pairs, bar))
+    return made[-1]
 
   with monkeypatch.context() as patch:
-    patch.setattr(_Job, "_write", stop)
+    patch.setattr(_MiningJob, "make", stop)
     with pytest.raises(KeyboardInterrupt):
       _mine(world, tmp_path / "broken")
   # A shard that was damaged is made again, too.
@@ -172,6 +174,18 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
     whole, broken = (tmp_path / run / name for run in ("whole", "broken"))
     assert whole.read_bytes() == broken.read_bytes()
   assert not (tmp_path / "broken" / ".shards").exists()
+
+
+def test_a_damaged_result_is_told_of_and_made_again(world, tmp_path, capsys):
+  _mine(world, tmp_path / "out")
+  path = tmp_path / "out" / "train_pairs.jsonl"
+  expected = path.read_bytes()
+  path.write_bytes(expected.replace(b"a", b"e", 1))
+  capsys.readouterr()
+  _mine(world, tmp_path / "out")
+  told = "making it again: .*train_pairs.jsonl: differs from its checksum"
+  assert re.search(told, capsys.readouterr().err)
+  assert path.read_bytes() == expected
 
 
 def test_generated_queries_are_mined_alike(world, tmp_path):

@@ -207,18 +207,19 @@ def read_record(job: ShardJob[Raw, Work, Made], index: int) -> Record | None:
       return None
     job.check(record)
   except InputError as error:
-    _tell_of_damage(job.task, error)
+    tell_of_damage(job.task, error)
     return None
   except (KeyError, TypeError):  # a record of something else
     where = _record_place(job.folder, name)
-    _tell_of_damage(job.task, InputError("is not a record", where=where))
+    tell_of_damage(job.task, InputError("is not a record", where=where))
     return None
   return record
 
 
-def _tell_of_damage(task: str, error: InputError) -> None:
+def tell_of_damage(task: str, error: InputError) -> None:
+  """Says on standard error what is damaged and will be made again."""
   what = str(error).partition(";")[0]
-  print(f"xqg: {task}: making a shard again: {what}", file=sys.stderr)
+  print(f"xqg: {task}: making it again: {what}", file=sys.stderr)
 
 
 def make_missing(

@@ -8,11 +8,10 @@ The folder is one to train on: DATA_DIR of `xqg train`.
 
 import collections
 import dataclasses
-import itertools
+import functools
 import os
-import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tqdm
@@ -29,10 +28,19 @@ from xqg_jax.encoding.texts import encode_texts
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.index import Index
 from xqg_jax.indexes.kinds import check_encoder, open_index
-from xqg_jax.io.claims import claim_output_dir, lock_folder
-from xqg_jax.io.files import atomic_path, read_json, sha256_file, write_json
+from xqg_jax.io.files import atomic_path, sha256_file
 from xqg_jax.io.full_disk import tell_of_full_disk
+from xqg_jax.io.locations import Location
 from xqg_jax.io.paths import to_path
+from xqg_jax.io.shard_job import (
+  Record,
+  ShardJob,
+  check_file,
+  cut_stream,
+  run_shards,
+  tell_of_damage,
+)
+from xqg_jax.io.shared_claims import claim_together
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.training.negative_rules import Candidate, NegativeRules
@@ -107,69 +115,74 @@ def mine_negatives(
     "k": k,
     "shard_size": shard_size,
   }
-  with tell_of_full_disk(to_path(output_dir)):
-    folder = claim_output_dir(
-      output_dir, stage="mine-negatives", arguments=arguments
+  folder = Location.of(output_dir)
+  with (
+    tell_of_full_disk(to_path(output_dir)),
+    claim_together(folder, stage="mine-negatives", arguments=arguments),
+  ):
+    if (manifest := _read_sound_manifest(folder)) is not None:
+      return manifest
+    if generated_pairs is None:
+      read_pairs = functools.partial(read_training_pairs, train_pairs)
+    else:
+      collection = generated_pairs.scan()
+      read_pairs = functools.partial(generated_pairs.read_pairs, collection)
+    job = _MiningJob(
+      folder=folder / _SHARDS_DIR,
+      index=opened,
+      model=model,
+      passages=passages,
+      rules=rules,
+      k=k,
+      read_pairs=read_pairs,
+      shard_size=shard_size,
     )
-    if not (folder / MANIFEST_FILE).exists():
-      job = _Job(folder, opened, model, passages, rules, k)
-      pairs = (
-        generated_pairs.read_pairs(generated_pairs.scan())
-        if train_pairs is None
-        else read_training_pairs(train_pairs)
-      )
-      with lock_folder(folder), opened:
-        job.run(pairs, shard_size, arguments)
-  return read_json(folder / MANIFEST_FILE)
+    with opened:
+      _finish(folder, run_shards(job), arguments)
+  return (folder / MANIFEST_FILE).read_json()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Job:
+def _read_sound_manifest(folder: Location) -> dict[str, Any] | None:
+  """The manifest of what was mined before; None where that is damaged."""
+  manifest = (folder / MANIFEST_FILE).read_json()
+  try:
+    if manifest is not None:
+      check_file(folder / PAIRS_FILE, manifest["sha256"])
+  except InputError as error:
+    tell_of_damage("mine negatives", error)
+    return None
+  return manifest
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _MiningJob(ShardJob[list[TrainingPair], list[TrainingPair], "_Mined"]):
   """A call of `mine_negatives`, checked and put together."""
 
-  folder: pathlib.Path
+  folder: Location
   index: Index
   model: DualEncoder
   passages: str | os.PathLike
   rules: NegativeRules
   k: int
+  read_pairs: Callable[[], Iterable[TrainingPair]]
+  shard_size: int
+  num_shards: None = None
+  task: str = "mine negatives"
+  unit: str = "pairs"
 
-  def run(
-    self,
-    pairs: Iterable[TrainingPair],
-    shard_size: int,
-    arguments: Mapping[str, Any],
-  ) -> None:
-    (self.folder / _SHARDS_DIR).mkdir(exist_ok=True)
-    records = []
-    with tqdm.tqdm(desc="mine negatives", unit=" pairs") as progress:
-      for number, shard in enumerate(_cut(pairs, shard_size)):
-        records.append(self._read_record(number) or self._write(number, shard))
-        progress.update(len(shard))
-    if not records:
-      raise InputError(
-        "there are no pairs to mine for",
-        mend="choose languages that the queries have",
-      )
-    self._finish(records, arguments)
+  def name_shard(self, index: int) -> str:
+    return f"{index:05d}.jsonl"
 
-  def _shard_path(self, number: int) -> pathlib.Path:
-    return self.folder / _SHARDS_DIR / f"{number:05d}.jsonl"
+  def size(self, record: Record) -> int:
+    return record["num_pairs"]
 
-  def _read_record(self, number: int) -> dict[str, Any] | None:
-    """The record of a finished, undamaged shard; None where there is none."""
-    path = self._shard_path(number)
-    record_path = path.with_suffix(".json")
-    if not (path.exists() and record_path.exists()):
-      return None
-    record = read_json(record_path)
-    return record if record["sha256"] == sha256_file(path) else None
+  def read(self) -> Iterator[list[TrainingPair]]:
+    return map(list, cut_stream(self.read_pairs(), self.shard_size))
 
-  def _write(
-    self, number: int, pairs: Sequence[TrainingPair]
-  ) -> dict[str, Any]:
+  def make(self, work: list[TrainingPair], bar: tqdm.tqdm) -> "_Mined":
+    del bar
     mined, left_out = [], collections.Counter()
-    for pair, found in zip(pairs, self._find(pairs), strict=True):
+    for pair, found in zip(work, self._find(work), strict=True):
       negatives, missed = self.rules.choose(pair, found)
       left_out += missed
       mined.append(
@@ -180,22 +193,19 @@ class _Job:
           negative_scores=(),
         )
       )
-    path = self._shard_path(number)
-    with (
-      atomic_path(path) as partial,
-      partial.open("w", encoding="utf-8") as file,
-    ):
+    return mined, left_out
+
+  def write(self, place: Location, made: "_Mined") -> Record:
+    mined, left_out = made
+    with open(place, "w", encoding="utf-8") as file:
       write_training_pairs(file, mined)
     counts = [len(pair.negatives) for pair in mined]
-    record = {
+    return {
       "num_pairs": len(mined),
       "num_negatives": sum(counts),
       "pairs_without_negatives": counts.count(0),
       "left_out": left_out,
-      "sha256": sha256_file(path),
     }
-    write_json(path.with_suffix(".json"), record)
-    return record
 
   def _find(self, pairs: Sequence[TrainingPair]) -> Iterator[list[Candidate]]:
     """The k best passages of each pair's query, with their scores."""
@@ -218,38 +228,41 @@ class _Job:
         if row >= 0
       ]
 
-  def _finish(
-    self, records: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
-  ) -> None:
-    """Joins the shards, and writes what is known of them."""
-    with atomic_path(self.folder / PAIRS_FILE) as partial:
-      with partial.open("wb") as joined:
-        for number in range(len(records)):
-          with self._shard_path(number).open("rb") as shard:
-            shutil.copyfileobj(shard, joined)
-    names = ("num_pairs", "num_negatives", "pairs_without_negatives")
-    left_out = collections.Counter()
-    for record in records:
-      left_out.update(record["left_out"])
-    manifest = {
-      "format_version": 1,
-      "stage": "mine-negatives",
-      **{name: sum(record[name] for record in records) for name in names},
-      "left_out": left_out,
-      "sha256": sha256_file(self.folder / PAIRS_FILE),
-      **arguments,
-    }
-    write_json(self.folder / MANIFEST_FILE, manifest)
-    shutil.rmtree(self.folder / _SHARDS_DIR)
-    print(format_mined(manifest))
+
+_Mined = tuple[list[TrainingPair], collections.Counter]
 
 
-def _cut(
-  pairs: Iterable[TrainingPair], size: int
-) -> Iterator[list[TrainingPair]]:
-  pairs = iter(pairs)
-  while shard := list(itertools.islice(pairs, size)):
-    yield shard
+def _finish(
+  folder: Location,
+  records: Sequence[Record],
+  arguments: Mapping[str, Any],
+) -> None:
+  """Joins the shards, and writes what is known of them."""
+  if not records:
+    raise InputError(
+      "there are no pairs to mine for",
+      mend="choose languages that the queries have",
+    )
+  with atomic_path(folder / PAIRS_FILE) as partial:
+    with partial.open("wb") as joined:
+      for record in records:
+        with open(folder / _SHARDS_DIR / record["name"], "rb") as shard:
+          shutil.copyfileobj(shard, joined)
+  names = ("num_pairs", "num_negatives", "pairs_without_negatives")
+  left_out = collections.Counter()
+  for record in records:
+    left_out.update(record["left_out"])
+  manifest = {
+    "format_version": 1,
+    "stage": "mine-negatives",
+    **{name: sum(record[name] for record in records) for name in names},
+    "left_out": left_out,
+    "sha256": sha256_file(folder / PAIRS_FILE),
+    **arguments,
+  }
+  (folder / MANIFEST_FILE).write_json(manifest)
+  (folder / _SHARDS_DIR).delete()
+  print(format_mined(manifest))
 
 
 def format_mined(manifest: Mapping[str, Any]) -> str:

@@ -9,7 +9,6 @@ checksum is compared the first time.
 import dataclasses
 import functools
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from jaxtyping import Float, Int32
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import fingerprint
 from xqg_jax.io.locations import Location
+from xqg_jax.io.shard_job import tell_of_damage
 from xqg_jax.runtime.prefetch import prefetch
 from xqg_jax.store.shards import check_shard, read_array, read_checked
 
@@ -262,7 +262,6 @@ def open_sound_store(path: str | os.PathLike) -> EmbeddingStore | None:
     store = open_store(folder)
     store.verify()
   except InputError as error:
-    what = str(error).partition(";")[0]
-    print(f"xqg: mending the store: {what}", file=sys.stderr)
+    tell_of_damage("store", error)
     return None
   return store
