@@ -99,7 +99,8 @@ def test_manifest_names_what_was_indexed(index, store):
   assert index.passage_ids == [f"passage-{i}" for i in range(1500)]
   assert index.embeddings == Location.of(store.resolve())
   names = {path.name for path in index.path.iterdir()} - {".lock"}
-  assert names == {"run.json", "manifest.json", "passage_ids.txt", "scann"}
+  files = {"run.json", "manifest.json", "passage_ids.txt"}
+  assert names == {*files, "scann", "finished"}
   for name, checksum in manifest["assets"].items():
     assert sha256_file(index.path / "scann" / name) == checksum
 
@@ -254,8 +255,7 @@ def test_shards_find_what_one_index_does_and_are_kept(store, tmp_path, capsys):
   # since, and the third is half there.
   (folder / "manifest.json").unlink()
   (folder / ".build").mkdir()
-  for shard in shards[:2]:
-    (folder / ".build" / f"{shard['name']}.json").write_text(json.dumps(shard))
+  (folder / "finished" / "scann-00002.json").unlink()
   (folder / "scann-00001" / "dataset.npy").write_bytes(b"damaged")
   (folder / "scann-00002" / "dataset.npy").unlink()
   kept = (folder / "scann-00000" / "dataset.npy").stat().st_mtime_ns
@@ -285,9 +285,31 @@ def test_one_flipped_byte_is_found(copy):
   path.write_bytes(content)
   with pytest.raises(
     InputError,
-    match=r"hashed_dataset.npy: .* changed or cut .* delete the index's folder",
+    match=r"hashed_dataset.npy: .* changed or cut .* run the same index",
   ):
     open_index(copy).search(clustered(1, seed=1), 3)
+
+
+@pytest.mark.parametrize("name", ["scann/dataset.npy", "passage_ids.txt"])
+def test_the_same_command_mends_a_finished_index(copy, index, capsys, name):
+  before = (copy / name).read_bytes()
+  (copy / name).write_bytes(before[:-1])
+  again = build_index(embeddings=copy.parent / "store", output_dir=copy, k=20)
+  assert (copy / name).read_bytes() == before
+  assert again.fingerprint == index.fingerprint
+  assert (
+    f"xqg: index: making it again: {copy / name}" in capsys.readouterr().err
+  )
+  again.verify()
+
+
+def test_an_index_of_the_first_release_is_left_alone(copy, capsys):
+  """It has no records beside its manifest."""
+  shutil.rmtree(copy / "finished")
+  before = (copy / "scann" / "dataset.npy").stat().st_mtime_ns
+  build_index(embeddings=copy.parent / "store", output_dir=copy, k=20)
+  assert (copy / "scann" / "dataset.npy").stat().st_mtime_ns == before
+  assert "making it again" not in capsys.readouterr().err
 
 
 def test_missing_asset_and_changed_ids_are_found(copy):

@@ -21,14 +21,13 @@ from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.search import EXACT, ExactSettings
 from xqg_jax.indexes.neighbors import Neighbors
 from xqg_jax.indexes.settings import IndexWishes
-from xqg_jax.io.files import fingerprint, sha256_file
+from xqg_jax.io.files import check_file, fingerprint
 from xqg_jax.io.locations import Location, find_location
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 IDS_FILE = "passage_ids.txt"
-# The same command alone would find the damaged index finished.
-BUILD_AGAIN = "delete the index's folder and build the index again"
+BUILD_AGAIN = "run the same index command again to mend it"
 
 _Opened = TypeVar("_Opened")
 
@@ -89,8 +88,18 @@ class Index(abc.ABC):
       InputError: the file is missing or was changed.
     """
     path = self.path / IDS_FILE
-    check_file(path, self.manifest["passage_ids"], mend=BUILD_AGAIN)
+    Index.verify(self)
     return path.read_text(encoding="utf-8").split("\n")[:-1]
+
+  def verify(self) -> None:
+    """Compares all of its files with their checksums.
+
+    Raises:
+      InputError: a file is missing or was changed; the message names it.
+    """
+    check_file(
+      self.path / IDS_FILE, self.manifest["passage_ids"], mend=BUILD_AGAIN
+    )
 
   def open_embeddings(self) -> AugmentedView:
     """Opens the store or view that was indexed.
@@ -179,15 +188,3 @@ class BuiltIndex(Index):
       queries: question vectors to tune with, half of them, and to measure
         with; None: passages moved by noise.
     """
-
-
-def check_file(path: pathlib.Path, checksum: str, *, mend: str) -> None:
-  """Compares a file with its SHA-256.
-
-  Raises:
-    InputError: it is missing or differs.
-  """
-  if not path.is_file() or sha256_file(path) != checksum:
-    raise InputError(
-      "is missing or differs from its checksum", where=path, mend=mend
-    )

@@ -19,6 +19,7 @@ from xqg_jax.indexes.scann.kind import ScannShards
 from xqg_jax.indexes.updated import UpdatedIndex
 from xqg_jax.io.files import read_json
 from xqg_jax.io.paths import to_path
+from xqg_jax.io.shard_job import tell_of_damage
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 
 KINDS: Mapping[str, type[BuiltIndex]] = {
@@ -68,6 +69,21 @@ def open_index(path: str | os.PathLike) -> Index:
   return find_kind(str(manifest.get("kind")), where=path / MANIFEST_FILE)(
     path, manifest
   )
+
+
+def is_sound_index(path: str | os.PathLike) -> bool:
+  """Whether a finished index is there, with all files as they were written.
+
+  What is damaged is told of on standard error.
+  """
+  if not (to_path(path) / MANIFEST_FILE).exists():
+    return False
+  try:
+    open_index(path).verify()
+  except InputError as error:
+    tell_of_damage("index", error)
+    return False
+  return True
 
 
 def check_encoder(index: Index, model: DualEncoder) -> None:

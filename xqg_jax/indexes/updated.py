@@ -21,8 +21,9 @@ from xqg_jax.indexes.exact.search import (
   ExactSettings,
   search_exact,
 )
-from xqg_jax.indexes.index import Index, check_file
+from xqg_jax.indexes.index import Index
 from xqg_jax.indexes.neighbors import Neighbors, merge_neighbors
+from xqg_jax.io.files import check_file
 from xqg_jax.io.locations import Location, find_location
 from xqg_jax.store.vector_checks import check_queries
 
@@ -56,10 +57,19 @@ class UpdatedIndex(Index):
       )
     return base
 
+  def verify(self) -> None:
+    """Compares all of its files with their checksums; not the base's."""
+    super().verify()
+    for name in self.manifest["files"]:
+      self._check(name)
+
+  def _check(self, name: str) -> None:
+    mend = "run the same update-index command again to mend it"
+    check_file(self.path / name, self.manifest["files"][name], mend=mend)
+
   def _read_array(self, name: str) -> np.ndarray:
     path = self.path / name
-    mend = "update the index again with a new OUTPUT_DIR"
-    check_file(path, self.manifest["files"][name], mend=mend)
+    self._check(name)
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
   @functools.cached_property

@@ -188,6 +188,25 @@ def sha256_file(path: str | os.PathLike) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_file(
+  path: str | os.PathLike,
+  sha256: str,
+  *,
+  mend: str = "run the same command again to mend it",
+) -> None:
+  """Compares a file with its SHA-256.
+
+  Raises:
+    InputError: it is missing or differs; `mend` says what helps.
+  """
+  try:
+    found = sha256_file(path)
+  except (FileNotFoundError, IsADirectoryError):
+    raise InputError("is missing", where=path, mend=mend) from None
+  if found != sha256:
+    raise InputError("differs from its checksum", where=path, mend=mend)
+
+
 def describe_files(paths: Iterable[str | os.PathLike]) -> list[dict[str, str]]:
   """Names and checksums of input files.
 

@@ -13,7 +13,6 @@ import collections
 import contextlib
 import dataclasses
 import itertools
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,7 +22,7 @@ import jax
 import tqdm
 
 from xqg_jax.errors import InputError
-from xqg_jax.io.files import atomic_path, sha256_file
+from xqg_jax.io.files import atomic_path, check_file, sha256_file
 from xqg_jax.io.locations import Location, cannot_write
 from xqg_jax.runtime.prefetch import prefetch
 from xqg_jax.runtime.processes import wait_for_all
@@ -143,21 +142,6 @@ class ShardJob(Generic[Raw, Work, Made]):
 def _replace_file(place: Location) -> Iterator[Location]:
   with atomic_path(place) as partial:
     yield Location.of(partial)
-
-
-def check_file(path: str | os.PathLike, sha256: str) -> None:
-  """Compares a file with its checksum.
-
-  Raises:
-    InputError: it is missing or differs.
-  """
-  mend = "run the same command again to mend it"
-  try:
-    found = sha256_file(path)
-  except (FileNotFoundError, IsADirectoryError):
-    raise InputError("is missing", where=path, mend=mend) from None
-  if found != sha256:
-    raise InputError("differs from its checksum", where=path, mend=mend)
 
 
 # -------------------------------------------------------------------- the loop

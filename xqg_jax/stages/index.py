@@ -10,7 +10,7 @@ from jaxtyping import Float
 from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.index import FORMAT_VERSION, IDS_FILE, MANIFEST_FILE, Index
-from xqg_jax.indexes.kinds import find_kind, open_index
+from xqg_jax.indexes.kinds import find_kind, is_sound_index, open_index
 from xqg_jax.indexes.scann.tuning import read_tuning_queries
 from xqg_jax.indexes.settings import IndexWishes
 from xqg_jax.io.claims import claim_output_dir, lock_folder
@@ -99,7 +99,7 @@ def build_index(
       "tuning_queries": tuning_queries and sha256_file(tuning_queries),
     },
   )
-  if not (folder / MANIFEST_FILE).exists():
+  if not is_sound_index(folder):
     location = relate_location(embeddings, folder)
     with lock_folder(folder):
       _write_index(folder, view, wishes, queries, location)

@@ -28,14 +28,13 @@ from xqg_jax.encoding.texts import encode_texts
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.index import Index
 from xqg_jax.indexes.kinds import check_encoder, open_index
-from xqg_jax.io.files import atomic_path, sha256_file
+from xqg_jax.io.files import atomic_path, check_file, sha256_file
 from xqg_jax.io.full_disk import tell_of_full_disk
 from xqg_jax.io.locations import Location
 from xqg_jax.io.paths import to_path
 from xqg_jax.io.shard_job import (
   Record,
   ShardJob,
-  check_file,
   cut_stream,
   run_shards,
   tell_of_damage,

@@ -16,7 +16,7 @@ from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.search import BLOCK_SIZE
 from xqg_jax.indexes.index import FORMAT_VERSION, IDS_FILE, MANIFEST_FILE, Index
-from xqg_jax.indexes.kinds import open_index
+from xqg_jax.indexes.kinds import is_sound_index, open_index
 from xqg_jax.indexes.updated import (
   BASE_ROWS_FILE,
   FRESH_FILE,
@@ -68,7 +68,7 @@ def update_index(
       "embeddings_fingerprint": view.fingerprint,
     },
   )
-  if not (folder / MANIFEST_FILE).exists():
+  if not is_sound_index(folder):
     location = relate_location(embeddings, folder)
     with lock_folder(folder):
       _write_update(folder, base, view, location)

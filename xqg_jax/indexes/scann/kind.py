@@ -16,6 +16,7 @@ from xqg_jax.indexes.scann.index import (
   ASSETS_DIR,
   MIN_VECTORS,
   ScannIndex,
+  check_assets,
   derive_parameters,
   load_shard,
 )
@@ -35,6 +36,12 @@ class ScannShards(ShardedIndex):
 
   def _load_part(self, shard: Mapping[str, Any]) -> ScannIndex:
     return load_shard(self.path, shard, dim=self.dim)
+
+  def verify(self) -> None:
+    """Compares the ids and all assets with their checksums."""
+    super().verify()
+    for shard in self.shards:
+      check_assets(self.path / shard["name"], shard["assets"])
 
   @staticmethod
   def check(wishes: IndexWishes, num_passages: int) -> None:
@@ -59,4 +66,5 @@ class ScannShards(ShardedIndex):
       queries = make_tuning_queries(
         view, num_queries=2 * wishes.num_tuning_queries, seed=wishes.seed
       )
-    return build_shards(folder, view, wishes, queries)
+    bounds = wishes.cut(view.num_passages, min_rows=MIN_VECTORS)
+    return build_shards(folder, view, wishes, queries, bounds)

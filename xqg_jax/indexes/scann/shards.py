@@ -1,58 +1,47 @@
 """Sharded ScaNN indexes: built, tuned and measured shard by shard.
 
-Each is an index of its own; an interrupted run keeps those that are finished.
+scann-00000/                        the assets of a shard, an index of its own
+finished/scann-00000.json           its record: parameters and checksums
+finished/scann-00000.neighbors.npz  what it finds, and what it should have
 """
 
-import contextlib
+import collections
 import dataclasses
 import itertools
 import pathlib
 import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
+import tqdm
 from jaxtyping import Float
-from tqdm import tqdm
 
 from xqg_jax.augmentation.views import AugmentedView
-from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.search import BLOCK_SIZE, search_exact
 from xqg_jax.indexes.neighbors import Neighbors, merge_neighbors, shift_rows
 from xqg_jax.indexes.scann.index import (
   ASSETS_DIR,
-  MIN_VECTORS,
   ScannIndex,
+  check_assets,
   derive_parameters,
-  load_shard,
   write_vectors,
 )
 from xqg_jax.indexes.scann.tuning import measure_index_recall, tune_parameters
 from xqg_jax.indexes.settings import IndexWishes
-from xqg_jax.io.files import read_json, write_json
+from xqg_jax.io.files import atomic_path, check_file, sha256_file
+from xqg_jax.io.locations import Location
+from xqg_jax.io.shard_job import (
+  FINISHED_FOLDER,
+  Record,
+  ShardJob,
+  run_shards,
+)
 
 _SCRATCH_DIR = ".build"
-
-
-@dataclasses.dataclass
-class _Built:
-  """What the shards built so far say about themselves and the queries.
-
-  Attributes:
-    records: one a shard, for the manifest.
-    exact: the tuning queries' neighbors in each shard.
-    found: what its index finds for the queries held out from tuning.
-    build_seconds: without the shards of an earlier run.
-    search_seconds: for all held-out queries, in all shards.
-  """
-
-  records: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-  exact: list[Neighbors] = dataclasses.field(default_factory=list)
-  found: list[Neighbors] = dataclasses.field(default_factory=list)
-  build_seconds: float = 0.0
-  search_seconds: float = 0.0
 
 
 def build_shards(
@@ -60,60 +49,172 @@ def build_shards(
   view: AugmentedView,
   wishes: IndexWishes,
   queries: Float[np.ndarray, "queries dim"],
+  bounds: Sequence[int],
 ) -> dict[str, Any]:
   """Builds, tunes and saves the shards; returns the manifest's part."""
   scratch = folder / _SCRATCH_DIR
   scratch.mkdir(exist_ok=True)
-  bounds = wishes.cut(view.num_passages, min_rows=MIN_VECTORS)
-  built = _Built()
-  middle = (len(queries) + 1) // 2
-  held_out = slice(middle if middle < len(queries) else 0, None)
-  for number, (start, vectors) in enumerate(
-    _stage_shards(scratch, view, bounds)
-  ):
-    name = ASSETS_DIR if len(bounds) == 2 else f"{ASSETS_DIR}-{number:05d}"
-    shard = {"name": name, "start": start, "rows": len(vectors)}
-    exact = search_exact(queries, _cut_blocks(vectors), wishes.k)
-    built.exact.append(shift_rows(exact, start))
-    with _open_shard(
-      folder,
-      shard,
-      vectors,
-      wishes,
-      queries[:middle],
-      tuple(part[:middle] for part in exact),
-      built,
-    ) as index:
-      found, seconds = _time_search(index, queries[held_out], wishes.k)
-    built.found.append(shift_rows(found, start))
-    built.search_seconds += seconds
+  job = _BuildingJob(
+    folder=Location.of(folder),
+    scratch=scratch / "vectors.npy",
+    view=view,
+    wishes=wishes,
+    queries=queries,
+    bounds=bounds,
+  )
+  records = run_shards(job)
   shutil.rmtree(scratch)
-  return _describe_shards(built, wishes, held_out)
+  return _describe_shards(job, records)
 
 
-def _stage_shards(
-  scratch: pathlib.Path, view: AugmentedView, bounds: Sequence[int]
-) -> Iterator[tuple[int, Float[np.ndarray, "rows dim"]]]:
-  """Yields (first row, vectors on disk) of each shard; reads the view once."""
-  blocks = _show_progress(view, "read embeddings")
-  left: tuple[int, np.ndarray] | None = None
+@dataclasses.dataclass(frozen=True)
+class _Rows:
+  """Consecutive vectors, as a stream first and then on disk."""
 
-  def take(start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
-    nonlocal left
-    while start < stop:
-      first, block = left or next(blocks)
-      part = block[: stop - first]
-      yield start, part
-      start += len(part)
-      rest = block[len(part) :]
-      left = (start, rest) if len(rest) else None
+  start: int
+  stop: int
+  blocks: Iterator[tuple[int, np.ndarray]]
 
-  path = scratch / "vectors.npy"
-  for start, stop in itertools.pairwise(bounds):
-    relative = ((first - start, part) for first, part in take(start, stop))
-    write_vectors(path, relative, num_vectors=stop - start, dim=view.dim)
-    yield start, np.load(path, mmap_mode="r", allow_pickle=False)
-    path.unlink()
+
+@dataclasses.dataclass(frozen=True)
+class _Built:
+  """A shard in memory; its neighbors of all queries, and those held out."""
+
+  index: ScannIndex
+  start: int
+  exact: Neighbors
+  found: Neighbors
+  build_seconds: float
+  search_seconds: float
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _BuildingJob(ShardJob[_Rows, tuple[int, np.ndarray], _Built]):
+  """What `build_shards` does with one shard; the view is read once."""
+
+  folder: Location
+  scratch: pathlib.Path
+  view: AugmentedView
+  wishes: IndexWishes
+  queries: Float[np.ndarray, "queries dim"]
+  bounds: Sequence[int]
+  task: str = "index"
+  overlaps: bool = False  # the vectors of one shard lie on disk at a time
+
+  @property
+  def num_shards(self) -> int:
+    return len(self.bounds) - 1
+
+  @property
+  def total(self) -> int:
+    return self.view.num_passages
+
+  @property
+  def _middle(self) -> int:
+    """Queries before it are for tuning."""
+    return (len(self.queries) + 1) // 2
+
+  @property
+  def held_out(self) -> slice:
+    """Queries to measure with; all of them where there is only one."""
+    is_one = self._middle == len(self.queries)
+    return slice(0 if is_one else self._middle, None)
+
+  def name_shard(self, index: int) -> str:
+    return ASSETS_DIR if self.num_shards == 1 else f"{ASSETS_DIR}-{index:05d}"
+
+  def neighbors_file(self, name: str) -> Location:
+    """Neighbors of the queries in a shard, to measure all of them with."""
+    return self.folder / FINISHED_FOLDER / f"{name}.neighbors.npz"
+
+  def check(self, record: Record) -> None:
+    check_assets(self.folder / record["name"], record["sha256"])
+    check_file(self.neighbors_file(record["name"]), record["neighbors"])
+
+  def replace(self, name: str) -> AbstractContextManager[Location]:
+    return (self.folder / name).replace()
+
+  def read(self) -> Iterator[_Rows]:
+    blocks = self.view.blocks(BLOCK_SIZE)
+    left: tuple[int, np.ndarray] | None = None
+
+    def take(start: int, stop: int) -> Iterator[tuple[int, np.ndarray]]:
+      nonlocal left
+      while start < stop:
+        first, block = left or next(blocks)
+        part = block[: stop - first]
+        yield start, part
+        start += len(part)
+        rest = block[len(part) :]
+        left = (start, rest) if len(rest) else None
+
+    for start, stop in itertools.pairwise(self.bounds):
+      rows = take(start, stop)
+      yield _Rows(start, stop, rows)
+      collections.deque(rows, maxlen=0)  # those of a finished shard
+
+  def prepare(self, raw: _Rows) -> tuple[int, np.ndarray]:
+    num_vectors, dim = raw.stop - raw.start, self.view.dim
+    relative = ((first - raw.start, part) for first, part in raw.blocks)
+    write_vectors(self.scratch, relative, num_vectors=num_vectors, dim=dim)
+    return raw.start, np.load(self.scratch, mmap_mode="r", allow_pickle=False)
+
+  def make(self, work: tuple[int, np.ndarray], bar: tqdm.tqdm) -> _Built:
+    del bar
+    start, vectors = work
+    exact = search_exact(self.queries, _cut_blocks(vectors), self.wishes.k)
+    started = time.perf_counter()
+    index = self._build(len(vectors))
+    seconds = time.perf_counter() - started
+    try:
+      self._tune(index, exact)
+      held_out = self.queries[self.held_out]
+      found, search_seconds = _time_search(index, held_out, self.wishes.k)
+    except BaseException:
+      index.close()
+      raise
+    return _Built(index, start, exact, found, seconds, search_seconds)
+
+  def _build(self, num_vectors: int) -> ScannIndex:
+    parameters = derive_parameters(
+      num_vectors, k=self.wishes.k, num_leaves=self.wishes.num_leaves
+    )
+    return ScannIndex.build(self.scratch, parameters)
+
+  def _tune(self, index: ScannIndex, exact: Neighbors) -> None:
+    index.parameters = tune_parameters(
+      index,
+      self.queries[: self._middle],
+      tuple(part[: self._middle] for part in exact),
+      target_index_recall=self.wishes.target_index_recall,
+      num_leaves_to_search=self.wishes.num_leaves_to_search,
+      num_reordered=self.wishes.num_reordered,
+    )
+
+  def write(self, place: Location, made: _Built) -> Record:
+    with made.index as index:
+      checksums = index.save(place)
+    name = self.name_shard(self.bounds.index(made.start))
+    neighbors = self.neighbors_file(name)
+    exact, found = (
+      shift_rows(pair, made.start)
+      for pair in (tuple(p[self.held_out] for p in made.exact), made.found)
+    )
+    with atomic_path(neighbors) as partial, open(partial, "wb") as file:
+      np.savez(file, **_to_arrays("exact", exact), **_to_arrays("found", found))
+    return {
+      "start": made.start,
+      "rows": index.num_vectors,
+      "parameters": dataclasses.asdict(index.parameters),
+      "build_seconds": round(made.build_seconds, 3),
+      "search_seconds": made.search_seconds,
+      "neighbors": sha256_file(neighbors),
+      "sha256": checksums,
+    }
+
+
+def _to_arrays(name: str, neighbors: Neighbors) -> dict[str, np.ndarray]:
+  return {f"{name}_scores": neighbors[0], f"{name}_rows": neighbors[1]}
 
 
 def _cut_blocks(
@@ -121,47 +222,6 @@ def _cut_blocks(
 ) -> Iterator[tuple[int, np.ndarray]]:
   for start in range(0, len(vectors), BLOCK_SIZE):
     yield start, vectors[start : start + BLOCK_SIZE]
-
-
-def _open_shard(
-  folder: pathlib.Path,
-  shard: Mapping[str, Any],
-  vectors: Float[np.ndarray, "rows dim"],
-  wishes: IndexWishes,
-  queries: Float[np.ndarray, "queries dim"],
-  exact: Neighbors,
-  built: _Built,
-) -> ScannIndex:
-  """The shard of an interrupted run, or a new one, tuned and saved."""
-  record_file = folder / _SCRATCH_DIR / f"{shard['name']}.json"
-  if record_file.exists():
-    # One that was damaged since is built again.
-    with contextlib.suppress(InputError):
-      record = read_json(record_file)
-      index = load_shard(folder, record, dim=vectors.shape[1])
-      built.records.append(record)
-      return index
-  shutil.rmtree(folder / shard["name"], ignore_errors=True)
-  started = time.perf_counter()
-  index = ScannIndex.build(
-    folder / _SCRATCH_DIR / "vectors.npy",
-    derive_parameters(len(vectors), k=wishes.k, num_leaves=wishes.num_leaves),
-  )
-  built.build_seconds += time.perf_counter() - started
-  index.parameters = tune_parameters(
-    index,
-    queries,
-    exact,
-    target_index_recall=wishes.target_index_recall,
-    num_leaves_to_search=wishes.num_leaves_to_search,
-    num_reordered=wishes.num_reordered,
-  )
-  parameters = dataclasses.asdict(index.parameters)
-  checksums = index.save(folder / shard["name"])
-  record = {**shard, "parameters": parameters, "assets": checksums}
-  write_json(record_file, record)
-  built.records.append(record)
-  return index
 
 
 def _time_search(
@@ -176,40 +236,52 @@ def _time_search(
   return found, sorted(seconds)[1]
 
 
+def _read_neighbors(
+  job: _BuildingJob, records: Sequence[Record], name: str
+) -> Neighbors:
+  """The neighbors that all shards together have or find."""
+  parts = []
+  for record in records:
+    with np.load(job.neighbors_file(record["name"])) as arrays:
+      parts.append((arrays[f"{name}_scores"], arrays[f"{name}_rows"]))
+  return merge_neighbors(parts, job.wishes.k)
+
+
 def _describe_shards(
-  built: _Built, wishes: IndexWishes, held_out: slice
+  job: _BuildingJob, records: Sequence[Record]
 ) -> dict[str, Any]:
   """The manifest's part, with recall and speed over all shards."""
-  exact = merge_neighbors(built.exact, wishes.k)
-  exact = tuple(part[held_out] for part in exact)
-  found = merge_neighbors(built.found, wishes.k)
+  exact, found = (
+    _read_neighbors(job, records, name) for name in ("exact", "found")
+  )
   num_queries, k = exact[1].shape
+  seconds = {
+    name: sum(record[name] for record in records)
+    for name in ("build_seconds", "search_seconds")
+  }
   measured = {
     "index_recall": round(measure_index_recall(found, exact), 6),
     "k": k,
     "num_queries": num_queries,
-    "queries_per_second": round(num_queries / built.search_seconds, 1),
-    "build_seconds": round(built.build_seconds, 2),
+    "queries_per_second": round(num_queries / seconds["search_seconds"], 1),
+    "build_seconds": round(seconds["build_seconds"], 2),
   }
   print(
     f"xqg index: index recall {measured['index_recall']:.4f} at k = {k}, "
     f"{measured['queries_per_second']:,.0f} queries/s",
     file=sys.stderr,
   )
-  shards = {"shards": built.records}
-  if len(built.records) == 1:
-    shards = {key: built.records[0][key] for key in ("parameters", "assets")}
+  names = ("name", "start", "rows", "parameters")
+  shards = [
+    {**{name: record[name] for name in names}, "assets": record["sha256"]}
+    for record in records
+  ]
+  if len(shards) == 1:
+    parts = {key: shards[0][key] for key in ("parameters", "assets")}
+  else:
+    parts = {"shards": shards}
   return {
-    **shards,
-    "target_index_recall": wishes.target_index_recall,
+    **parts,
+    "target_index_recall": job.wishes.target_index_recall,
     "measured": measured,
   }
-
-
-def _show_progress(
-  view: AugmentedView, task: str
-) -> Iterator[tuple[int, np.ndarray]]:
-  with tqdm(total=view.num_passages, desc=task, unit=" passages") as bar:
-    for start, vectors in view.blocks(BLOCK_SIZE):
-      yield start, vectors
-      bar.update(len(vectors))
