@@ -18,8 +18,9 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Float32, Int, Int32
 
-from xqg_jax.models.dual_encoder.config import DualEncoderConfig, Side
+from xqg_jax.models.dual_encoder.config import Side
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
+from xqg_jax.models.dual_encoder.text_embedder import TextEmbedder
 from xqg_jax.models.encoder_families import find_family
 from xqg_jax.runtime import sharding
 from xqg_jax.runtime.idle_meter import IdleMeter
@@ -163,10 +164,8 @@ def _add_targets(
 class ProgramKey:
   """What a compiled program depends on; equal models share programs."""
 
-  module: Any
-  config: DualEncoderConfig
+  embedder: TextEmbedder
   mesh: Mesh
-  embed: Callable = dataclasses.field(compare=False)
 
 
 @partial(jax.jit, static_argnames=("model", "side"), donate_argnames="sums")
@@ -190,7 +189,7 @@ def add_batch(
   Returns:
     The sums, and a small number to wait for.
   """
-  vectors = model.embed(
+  vectors = model.embedder.embed(
     params,
     tokens,
     segment_ids,
@@ -215,6 +214,54 @@ def add_batch(
   return sums, slots.sum()
 
 
+def sum_batches(
+  model: ProgramKey,
+  params: Any,
+  batches: Sequence[Batch],
+  *,
+  num_targets: int,
+  on_batch: Callable[[], object] = lambda: None,
+  idle: IdleMeter | None = None,
+) -> Float32[Array, "targets dim"]:
+  """Embeds batches and sums their texts by target.
+
+  Args:
+    model: what embeds, and the devices; of several processes, too, all of
+      which then give the same batches.
+    params: its parameters, on those devices.
+    batches: what `make_batches` returned.
+    num_targets: rows of the result.
+    on_batch: called when a batch has been handed over.
+    idle: measures how long the devices wait.
+
+  Returns:
+    The sums, on the devices; the last batches may still be under way.
+  """
+  everywhere = sharding.replicated(model.mesh)
+  by_row = sharding.batch_sharding(model.mesh)
+  # Encoders that share their parameters share their programs, too.
+  to_side = model.embedder.config.to_side
+  shape = num_targets, model.embedder.dim
+  sums = jnp.zeros(shape, jnp.float32, device=everywhere)
+  in_flight: list[Array] = []
+  for batch in batches:
+    begun = time.perf_counter()
+    rows = batch.rows
+    arrays = rows.tokens, rows.segment_ids, rows.positions, batch.slots
+    arrays = sharding.place_copies(
+      (*arrays, batch.targets), (*[by_row] * len(arrays), everywhere)
+    )
+    sums, done = add_batch(model, to_side(batch.side), params, sums, *arrays)
+    if idle is not None:
+      idle.watch(begun, done, rows.segment_ids)
+    in_flight.append(done)
+    # The device always has work, and the host never runs far ahead.
+    if len(in_flight) > _MAX_IN_FLIGHT:
+      in_flight.pop(0).block_until_ready()
+    on_batch()
+  return sums
+
+
 class Embedder:
   """A dual encoder on its devices.
 
@@ -233,9 +280,7 @@ class Embedder:
     self.mesh = sharding.make_mesh(devices=devices)
     fast = _prepare(encoder, is_cpu=devices[0].platform == "cpu")
     self._params = jax.device_put(fast.params, sharding.replicated(self.mesh))
-    # Programs are kept for the next Embedder, but not these parameters.
-    embed = dataclasses.replace(fast, params={}).embed
-    self._model = ProgramKey(fast.module, fast.config, self.mesh, embed)
+    self._model = ProgramKey(fast.embedder, self.mesh)
 
   def sum_texts(
     self,
@@ -256,29 +301,14 @@ class Embedder:
     Returns:
       The sums, on the device; the last batches may still be under way.
     """
-    zeros = jnp.zeros((num_targets, self.encoder.dim), jnp.float32)
-    sums = jax.device_put(zeros, sharding.replicated(self.mesh))
-    in_flight: list[Array] = []
-    for batch in batches:
-      begun = time.perf_counter()
-      sums, done = self._add(sums, batch)
-      if idle is not None:
-        idle.watch(begun, done, batch.rows.segment_ids)
-      in_flight.append(done)
-      # The device always has work, and the host never runs far ahead.
-      if len(in_flight) > _MAX_IN_FLIGHT:
-        in_flight.pop(0).block_until_ready()
-      on_batch()
-    return sums
-
-  def _add(self, sums: Array, batch: Batch) -> tuple[Array, Array]:
-    rows = batch.rows
-    by_row = (rows.tokens, rows.segment_ids, rows.positions, batch.slots)
-    by_row = sharding.shard_batch(self.mesh, by_row)
-    targets = jax.device_put(batch.targets, sharding.replicated(self.mesh))
-    # Encoders that share their parameters share their programs, too.
-    side = self.encoder.config.to_side(batch.side)
-    return add_batch(self._model, side, self._params, sums, *by_row, targets)
+    return sum_batches(
+      self._model,
+      self._params,
+      batches,
+      num_targets=num_targets,
+      on_batch=on_batch,
+      idle=idle,
+    )
 
 
 def _prepare(encoder: DualEncoder, *, is_cpu: bool) -> DualEncoder:

@@ -26,7 +26,7 @@ from xqg_jax.generation.refilling import Queue, decode_queue, empty_slots
 from xqg_jax.generation.slot_decoder import GROUPS, bucket_lengths, is_for_cpu
 from xqg_jax.io.files import read_json
 from xqg_jax.io.paths import to_path
-from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
+from xqg_jax.models.dual_encoder.text_embedder import TextEmbedder
 from xqg_jax.models.encoder_families import read_encoder_config
 from xqg_jax.models.parameters import param_shapes
 from xqg_jax.models.t5.network import T5, T5Config
@@ -221,13 +221,7 @@ def _make_encoding_step(
   recipe: Recipe, mesh: Mesh, batch_size: int
 ) -> PlannedStep:
   model = recipe.model
-  encoder = DualEncoder(
-    module=model.module,
-    params={},
-    config=model.encoder,
-    tokenizer=model.tokenizer,
-    fingerprint="",
-  )
+  encoder = TextEmbedder(model.module, model.encoder)
   everywhere = replicated(mesh)
   length = recipe.row_length
   segments = get_num_segments(length)
@@ -240,7 +234,7 @@ def _make_encoding_step(
   return PlannedStep(
     function=embedder.add_batch,
     arguments=(
-      embedder.ProgramKey(encoder.module, encoder.config, mesh, encoder.embed),
+      embedder.ProgramKey(encoder, mesh),
       encoder.config.to_side("passage"),
       params,
       sums,

@@ -8,12 +8,10 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import tqdm
-from jax.sharding import Mesh, NamedSharding
-from jaxtyping import Array, Float32, Int32
+from jax.sharding import Mesh
+from jaxtyping import Float32, Int32
 
 from xqg_jax.data.answers import scored_answers
 from xqg_jax.data.passages import read_passages
@@ -21,9 +19,9 @@ from xqg_jax.data.runs import Run, make_run
 from xqg_jax.encoding.embedder import (
   Batch,
   ProgramKey,
-  add_batch,
   choose_rows_per_batch,
   make_batches,
+  sum_batches,
 )
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.comparison import compare_variants
@@ -31,9 +29,8 @@ from xqg_jax.evaluation.scoring import ScoringInputs, score_variants_by_question
 from xqg_jax.evaluation.variants import Variant
 from xqg_jax.indexes.exact.search import search_exact
 from xqg_jax.models.dual_encoder.config import Side
-from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
+from xqg_jax.models.dual_encoder.text_embedder import TextEmbedder
 from xqg_jax.models.encoder_families import make_encoder
-from xqg_jax.runtime import sharding
 from xqg_jax.runtime.prefetch import prefetch
 from xqg_jax.training.dual_encoder_model import DualEncoderModel
 
@@ -88,18 +85,18 @@ class DevRetrieval:
     self._passage_ids = list(self._passages)
     self._max_rank = max_rank
     self._mesh = mesh
-    self._encoder = _to_encoder(model)
-    self._program = ProgramKey(
-      self._encoder.module, self._encoder.config, mesh, self._encoder.embed
-    )
-    encoder, config = self._encoder, self._encoder.config
+    self._config = config = model.encoder
+    self._tokenizer = model.tokenizer
+    # In float32, as the stages load it.
+    embedder = TextEmbedder(make_encoder(model.config), config)
+    self._program = ProgramKey(embedder, mesh)
     self._tokens: dict[Side, TokenLists] = {
-      "query": encoder.tokenizer.encode_batch(
-        [encoder.format_query(q.question) for q in self._inputs.questions],
+      "query": model.tokenizer.encode_batch(
+        [config.format_query(q.question) for q in self._inputs.questions],
         max_length=config.query_length,
       ),
-      "passage": encoder.tokenizer.encode_batch(
-        [encoder.format_passage(p) for p in self._passages.values()],
+      "passage": model.tokenizer.encode_batch(
+        [config.format_passage(p) for p in self._passages.values()],
         max_length=config.passage_length,
       ),
     }
@@ -131,7 +128,7 @@ class DevRetrieval:
     tokens = self._tokens[side]
     # Few sizes of results, and every chunk has the same programs.
     capacity = min(_TEXTS_PER_CHUNK, 1 << (len(tokens) - 1).bit_length())
-    max_length = getattr(self._encoder.config, f"{side}_length")
+    max_length = getattr(self._config, f"{side}_length")
     rows_per_batch = choose_rows_per_batch(
       max_length=max_length,
       mesh=self._mesh,
@@ -145,7 +142,7 @@ class DevRetrieval:
         np.arange(len(chunk)),
         num_targets=capacity,
         rows_per_batch=rows_per_batch,
-        pad_id=self._encoder.tokenizer.pad_id,
+        pad_id=self._tokenizer.pad_id,
         side=side,
       )
 
@@ -154,29 +151,8 @@ class DevRetrieval:
     for start, batches in zip(
       progress, prefetch(map(make_chunk, starts)), strict=True
     ):
-      sums = self._sum_texts(params, batches, capacity)
+      sums = sum_batches(self._program, params, batches, num_targets=capacity)
       yield start, np.asarray(sums)[: len(tokens) - start]
-
-  def _sum_texts(
-    self, params: Any, batches: Sequence[Batch], capacity: int
-  ) -> Float32[Array, "texts dim"]:
-    """What `Embedder.sum_texts` does, on the mesh of the training run."""
-    everywhere = sharding.replicated(self._mesh)
-    split = sharding.batch_sharding(self._mesh)
-    shape = capacity, self._encoder.dim
-    sums = jnp.zeros(shape, jnp.float32, device=everywhere)
-    for batch in batches:
-      rows = batch.rows
-      by_row = (rows.tokens, rows.segment_ids, rows.positions, batch.slots)
-      sums, _ = add_batch(
-        self._program,
-        self._encoder.config.to_side(batch.side),
-        params,
-        sums,
-        *(_place(array, split) for array in by_row),
-        _place(batch.targets, everywhere),
-      )
-    return sums
 
   def _score(self, run: Run) -> dict[str, float]:
     variant = Variant("dev", run)
@@ -210,19 +186,3 @@ def _read_inputs(
       mend="give questions with other answers",
     )
   return inputs
-
-
-def _to_encoder(model: DualEncoderModel) -> DualEncoder:
-  """The model as the stages load it, in float32 and without parameters."""
-  return DualEncoder(
-    module=make_encoder(model.config),
-    params={},
-    config=model.encoder,
-    tokenizer=model.tokenizer,
-    fingerprint="",
-  )
-
-
-def _place(array: np.ndarray, where: NamedSharding) -> Array:
-  """Puts an array, the same on every host, on the devices of all hosts."""
-  return jax.make_array_from_callback(array.shape, where, array.__getitem__)

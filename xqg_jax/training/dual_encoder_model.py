@@ -22,6 +22,7 @@ from xqg_jax.models.dual_encoder.config import (
 )
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.models.dual_encoder.network import Projection, make_network
+from xqg_jax.models.dual_encoder.text_embedder import TextEmbedder
 from xqg_jax.models.encoder_families import (
   RUN_FIELDS,
   EncoderConfig,
@@ -177,16 +178,10 @@ class DualEncoderModel:
     rows = self._find_rows(batch, side)
     is_packed = f"{side}_slots" in batch
     length = rows.tokens.shape[1]
-    engine = DualEncoder(
-      module=self.module,
-      params=params,
-      config=self.encoder,
-      tokenizer=self.tokenizer,
-      fingerprint="",
-    )
+    embedder = TextEmbedder(self.module, self.encoder)
 
     def embed(rows: TextRows, key: Array | None) -> Array:
-      return engine.embed(
+      return embedder.embed(
         params,
         *rows,
         side=side,

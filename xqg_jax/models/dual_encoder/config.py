@@ -5,6 +5,7 @@ from typing import Literal
 
 import jax.numpy as jnp
 
+from xqg_jax.data.passages import Passage
 from xqg_jax.errors import InputError
 from xqg_jax.models.dual_encoder.pooling import POOLINGS
 
@@ -74,6 +75,15 @@ class DualEncoderConfig:
         raise InputError(
           f"{name} is {getattr(self, name)}", mend="give it 3 tokens or more"
         )
+
+  def format_query(self, query: str) -> str:
+    """The text that is tokenised for a query."""
+    return self.query_prefix + query
+
+  def format_passage(self, passage: Passage) -> str:
+    """The text that is tokenised for a passage: its title, then its text."""
+    words = [passage.title, passage.text] if passage.title else [passage.text]
+    return self.passage_prefix + " ".join(words)
 
   def to_side(self, side: Side | None) -> Side | None:
     """The side whose parameters embed a text; None where both share them."""

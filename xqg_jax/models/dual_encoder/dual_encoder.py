@@ -20,34 +20,24 @@ from jaxtyping import Array, Float, Int
 from xqg_jax.data.passages import Passage
 from xqg_jax.errors import InputError
 from xqg_jax.io import files
-from xqg_jax.models.dual_encoder.config import (
-  DualEncoderConfig,
-  Side,
-  side_name,
-)
-from xqg_jax.models.dual_encoder.network import TextEncoder
+from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+from xqg_jax.models.dual_encoder.text_embedder import TextEmbedder
 from xqg_jax.models.encoder_families import (
   EncoderConfig,
   find_family,
   get_max_length,
-  get_width,
   make_encoder,
 )
 from xqg_jax.models.parameters import params_fingerprint
 from xqg_jax.text.tokenizer import Tokenizer
 
-# ------------------------------------------------------------------- networks
-
-
-# --------------------------------------------------------------- dual encoders
-
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DualEncoder:
-  """A dual encoder ready for use: module, parameters, tokenizer, pooling.
+  """A dual encoder that was loaded: what embeds, parameters, tokenizer.
 
   `module` is the transformer of either side. `fingerprint` says which vectors
-  it makes; stores and indices carry it.
+  it makes; stores and indexes carry it.
   """
 
   module: nn.Module
@@ -57,57 +47,28 @@ class DualEncoder:
   fingerprint: str
 
   @property
+  def embedder(self) -> TextEmbedder:
+    """What embeds, without the parameters."""
+    return TextEmbedder(self.module, self.config)
+
+  @property
   def dim(self) -> int:
     """The length of an embedding."""
-    projection = self.config.projection
-    return projection.size if projection else get_width(self.module.config)
+    return self.embedder.dim
 
   def format_query(self, query: str) -> str:
-    """The text that is tokenised for a query."""
-    return self.config.query_prefix + query
+    """As `DualEncoderConfig.format_query`."""
+    return self.config.format_query(query)
 
   def format_passage(self, passage: Passage) -> str:
-    """The text that is tokenised for a passage: its title, then its text."""
-    words = [passage.title, passage.text] if passage.title else [passage.text]
-    return self.config.passage_prefix + " ".join(words)
+    """As `DualEncoderConfig.format_passage`."""
+    return self.config.format_passage(passage)
 
   def embed(
-    self,
-    params: Mapping[str, Any],
-    tokens: Int[Array, "rows length"],
-    segment_ids: Int[Array, "rows length"],
-    positions: Int[Array, "rows length"],
-    *,
-    side: Side | None,
-    num_segments: int,
-    dropout_rng: Array | None = None,
+    self, params: Mapping[str, Any], *rows: Int[Array, "..."], **options: Any
   ) -> Float[Array, "rows num_segments dim"]:
-    """Embeds the texts of packed rows; pure, so it can be jitted.
-
-    Args:
-      params: the parameters, given so that they can be trained or sharded.
-      tokens: token ids.
-      segment_ids: 1 to `num_segments` for the texts of a row, 0 for padding.
-      positions: the place of a token in its text, from 0.
-      side: what the texts are, questions and generated queries ("query") or
-        passages; None will do where both sides share their parameters.
-      num_segments: texts per row.
-      dropout_rng: a key turns dropout on.
-
-    Returns:
-      fp32 embeddings; zeros where a row has no such text.
-    """
-    if not self.config.share_encoders:
-      params = params[side_name(side)]
-    return TextEncoder(self.module, self.config).apply(
-      {"params": params},
-      tokens,
-      segment_ids,
-      positions,
-      num_segments=num_segments,
-      deterministic=dropout_rng is None,
-      rngs=None if dropout_rng is None else {"dropout": dropout_rng},
-    )
+    """As `TextEmbedder.embed`."""
+    return self.embedder.embed(params, *rows, **options)
 
 
 def make_dual_encoder(
