@@ -38,6 +38,7 @@ TokenLists = Sequence[Int32[np.ndarray, " _"]]
 
 # Texts whose vectors are on the device at once.
 _TEXTS_PER_CHUNK = 8192
+_MAX_RANK = 100
 # The measures as `evaluate` names them, and as they are shown here.
 _NAMES = {"R@2kt": "dev_R@2kt", "RR@10": "dev_MRR@10"}
 
@@ -57,9 +58,6 @@ class DevRetrieval:
     questions: str | os.PathLike,
     passages: str | os.PathLike,
     mesh: Mesh,
-    max_rank: int = 100,
-    tokenizer: str = "no_sentences",
-    punkt_dir: str | os.PathLike | None = None,
   ):
     """Reads the texts.
 
@@ -68,22 +66,13 @@ class DevRetrieval:
       questions: XOR-TyDi JSONL with answers.
       passages: TSV or JSONL.
       mesh: the devices of the training run.
-      max_rank: passages that are ranked for each question.
-      tokenizer: how tokens are counted, as for `evaluate`; the default needs
-        no data.
-      punkt_dir: NLTK data folder, as for `evaluate`.
 
     Raises:
       InputError: bad input; the message names file and line.
     """
-    if max_rank < 1:
-      raise InputError(
-        f"max_rank is {max_rank}", mend="rank at least one passage"
-      )
-    self._inputs = _read_inputs(questions, tokenizer, punkt_dir)
+    self._inputs = _read_inputs(questions)
     self._passages = {p.passage_id: p for p in read_passages(passages)}
     self._passage_ids = list(self._passages)
-    self._max_rank = max_rank
     self._mesh = mesh
     self._config = config = model.encoder
     self._tokenizer = model.tokenizer
@@ -116,7 +105,7 @@ class DevRetrieval:
     """
     queries = [vectors for _, vectors in self._embed(params, "query")]
     found = search_exact(
-      np.concatenate(queries), self._embed(params, "passage"), self._max_rank
+      np.concatenate(queries), self._embed(params, "passage"), _MAX_RANK
     )
     question_ids = [q.question_id for q in self._inputs.questions]
     return self._score(make_run(question_ids, self._passage_ids, *found))
@@ -166,19 +155,16 @@ class DevRetrieval:
     }
 
 
-def _read_inputs(
-  questions: str | os.PathLike,
-  tokenizer: str,
-  punkt_dir: str | os.PathLike | None,
-) -> ScoringInputs:
+def _read_inputs(questions: str | os.PathLike) -> ScoringInputs:
   """What the rankings are scored by; refuses what cannot be scored at all."""
   settings = {
     "token_budgets": [2000],
     "measures": ["RR@10"],
-    "tokenizer": tokenizer,
+    # Needs no data.
+    "tokenizer": "no_sentences",
     "qrels_field": None,
   }
-  inputs = ScoringInputs.read(questions, None, settings, punkt_dir=punkt_dir)
+  inputs = ScoringInputs.read(questions, None, settings, punkt_dir=None)
   if not any(map(scored_answers, inputs.questions)):
     raise InputError(
       "no question can be scored: all answers are yes or no",
