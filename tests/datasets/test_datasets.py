@@ -352,8 +352,9 @@ def test_interrupted_preparation_goes_on(run, manual, tmp_path, monkeypatch):
         run("wiki_passages/enwiki_2019")
     assert not (home / "1.0.0").exists()
     shards = home / ".unfinished" / "train"
-    assert [p.name for p in shards.iterdir()] == ["00000"]
-    inode = (shards / "00000" / "shard.tfrecord").stat().st_ino
+    names = sorted(p.name for p in shards.iterdir())
+    assert names == ["00000.tfrecord", "finished"]
+    inode = (shards / "00000.tfrecord").stat().st_ino
     (home / "incomplete.KILLED_1.0.0").mkdir()
     folder = run("wiki_passages/enwiki_2019")
   assert (
@@ -373,7 +374,7 @@ def test_split_that_is_written_is_not_lost(run, manual, tmp_path):
   with pytest.raises(InputError, match="unknown language"):
     run("xor_tydi/retrieve")
   home = tmp_path / "data" / "xor_tydi" / "retrieve"
-  assert (home / ".unfinished/train/00000/shard.tfrecord").exists()
+  assert (home / ".unfinished/train/00000.tfrecord").exists()
   assert not (home / "1.0.0").exists()
 
 

@@ -1,14 +1,12 @@
 """Streaming TFDS builder: records in file order, resumed by shards.
 
 TFDS's own writer keeps a data set in temporary files that a kill throws away,
-and shuffles it. Here each shard is a folder of its own that is renamed when it
+and shuffles it. Here each shard is a file of its own that is renamed when it
 is whole, so that a second call goes on after the last one. Memory holds one
 row at a time.
 """
 
-import collections
 import dataclasses
-import itertools
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,7 +14,6 @@ from typing import Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
-import tqdm
 
 from xqg_jax.datasets.reading.source_files import (
   SourceFile,
@@ -24,7 +21,9 @@ from xqg_jax.datasets.reading.source_files import (
   verify_source,
 )
 from xqg_jax.io.claims import lock_folder
-from xqg_jax.io.files import atomic_path, read_json, write_json
+from xqg_jax.io.files import read_json, write_json
+from xqg_jax.io.locations import Location
+from xqg_jax.io.shard_job import Record, ShardJob, cut_stream, run_shards
 
 Example = dict[str, Any]
 
@@ -70,11 +69,7 @@ def parse_texts(record: bytes) -> dict[str, list[str]]:
 
 SOURCES_FILE = "source_files.json"
 
-_SHARD_FILE = "shard.tfrecord"
-_COUNTS_FILE = "shard.json"
 _WORK_FOLDER = ".unfinished"
-
-_Counts = dict[str, int]  # "rows" and "bytes" of a shard
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,7 +158,9 @@ class StreamedBuilder(
       sums_file = home / SOURCES_FILE
       recorded = read_json(sums_file) if sums_file.exists() else {}
       paths, sums = self._find_sources(dl_manager, recorded)
-      work = _open_work_folder(home / _WORK_FOLDER, self._fingerprint(sums))
+      work = _open_work_folder(
+        Location.of(home / _WORK_FOLDER), self._fingerprint(sums)
+      )
       # Nothing is moved before all is written: a kill loses no finished shard.
       counts = {
         name: self._write_split(name, paths[name], work) for name in paths
@@ -171,7 +168,7 @@ class StreamedBuilder(
       splits = [self._move_split(name, counts[name], work) for name in paths]
       self.info.set_splits(tfds.core.splits.SplitDict(splits))
       write_json(sums_file, {**recorded, **sums})
-      shutil.rmtree(work)
+      work.delete()
 
   def _find_sources(
     self,
@@ -204,74 +201,77 @@ class StreamedBuilder(
     }
 
   def _write_split(
-    self, split: str, path: pathlib.Path, work: pathlib.Path
-  ) -> list[_Counts]:
-    source = self.builder_config.splits[split]
-    examples = tqdm.tqdm(
-      source.read(path), desc=split, total=source.num_rows, unit=" rows"
+    self, split: str, path: pathlib.Path, work: Location
+  ) -> list[Record]:
+    job = _StreamingJob(
+      folder=work / split,
+      split=split,
+      source=self.builder_config.splits[split],
+      path=path,
+      rows_per_shard=self.builder_config.rows_per_shard,
+      writer=self._example_writer(),
     )
-    with examples:
-      return self._write_shards(iter(examples), work / split)
+    return run_shards(job)
 
   def _move_split(
-    self, split: str, counts: Sequence[_Counts], work: pathlib.Path
+    self, split: str, records: Sequence[Record], work: Location
   ) -> tfds.core.SplitInfo:
     template = self._get_filename_template(split_name=split)
-    for index in range(len(counts)):
-      shard = work / split / f"{index:05d}" / _SHARD_FILE
-      shard.replace(
-        template.sharded_filepath(shard_index=index, num_shards=len(counts))
+    for index, record in enumerate(records):
+      pathlib.Path(work / split / record["name"]).replace(
+        template.sharded_filepath(shard_index=index, num_shards=len(records))
       )
     return tfds.core.SplitInfo(
       name=split,
-      shard_lengths=[count["rows"] for count in counts],
-      num_bytes=sum(count["bytes"] for count in counts),
+      shard_lengths=[record["rows"] for record in records],
+      num_bytes=sum(record["bytes"] for record in records),
       filename_template=template,
     )
-
-  def _write_shards(
-    self, examples: Iterator[Example], folder: pathlib.Path
-  ) -> list[_Counts]:
-    """Writes what is not there yet; returns rows and bytes of each shard."""
-    counts: list[_Counts] = []
-    while True:
-      shard = folder / f"{len(counts):05d}"
-      if shard.exists():
-        counts.append(read_json(shard / _COUNTS_FILE))
-        _skip(examples, counts[-1]["rows"])
-        continue
-      first = next(examples, None)
-      if first is None:
-        return counts
-      rows = itertools.islice(examples, self.builder_config.rows_per_shard - 1)
-      with atomic_path(shard) as partial:
-        partial.mkdir()
-        counts.append(
-          self._write_shard(itertools.chain([first], rows), partial)
-        )
-
-  def _write_shard(
-    self, examples: Iterator[Example], folder: pathlib.Path
-  ) -> _Counts:
-    counts = {"rows": 0, "bytes": 0}
-
-    def serialize() -> Iterator[tuple[int, bytes]]:
-      for example in examples:
-        record = serialize_example(example)
-        yield counts["rows"], record
-        counts["rows"] += 1
-        counts["bytes"] += len(record)
-
-    self._example_writer().write(folder / _SHARD_FILE, serialize())
-    write_json(folder / _COUNTS_FILE, counts)
-    return counts
 
   def _example_writer(self) -> tfds.core.writer.ExampleWriter:
     return tfds.core.writer.ExampleWriter(file_format=self.info.file_format)
 
 
-def _skip(examples: Iterator[Example], count: int) -> None:
-  collections.deque(itertools.islice(examples, count), maxlen=0)
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _StreamingJob(ShardJob[Iterator[Example], Any, Iterator[Example]]):
+  """Writes one split; a row is read, written and forgotten."""
+
+  folder: Location
+  split: str
+  source: SplitSource
+  path: pathlib.Path
+  rows_per_shard: int
+  writer: tfds.core.writer.ExampleWriter
+  num_shards: None = None
+  unit: str = "rows"
+  overlaps: bool = False
+
+  @property
+  def task(self) -> str:
+    return self.split
+
+  @property
+  def total(self) -> int | None:
+    return self.source.num_rows
+
+  def name_shard(self, index: int) -> str:
+    return f"{index:05d}.tfrecord"
+
+  def read(self) -> Iterator[Iterator[Example]]:
+    return cut_stream(self.source.read(self.path), self.rows_per_shard)
+
+  def write(self, place: Location, made: Iterator[Example]) -> Record:
+    counts = {"rows": 0, "bytes": 0}
+
+    def serialize() -> Iterator[tuple[int, bytes]]:
+      for example in made:
+        record = serialize_example(example)
+        yield counts["rows"], record
+        counts["rows"] += 1
+        counts["bytes"] += len(record)
+
+    self.writer.write(pathlib.Path(place), serialize())
+    return counts
 
 
 def _find_manual_dir(
@@ -291,14 +291,11 @@ def _remove_leftovers(home: pathlib.Path, *, but: pathlib.Path) -> None:
 
 
 def _open_work_folder(
-  folder: pathlib.Path, fingerprint: Mapping[str, Any]
-) -> pathlib.Path:
+  folder: Location, fingerprint: Mapping[str, Any]
+) -> Location:
   """The folder of finished shards; those of other sources are thrown away."""
   made_from = folder / "made_from.json"
-  if folder.exists():
-    if made_from.exists() and read_json(made_from) == fingerprint:
-      return folder
-    shutil.rmtree(folder)
-  folder.mkdir()
-  write_json(made_from, fingerprint)
+  if made_from.read_json() != fingerprint:
+    folder.delete()
+    made_from.write_json(fingerprint)
   return folder
