@@ -435,7 +435,7 @@ def test_times_are_bytes_and_operations_over_published_figures():
     sent={"all-reduce": 50e9, "all-gather": 100e9},
   )
   group = Group(kind="TPU v5 lite", chip=CHIPS["TPU v5 lite"], shape=(2, 4))
-  assert plan.find_times(measured, group) == {
+  assert plan.find_times(measured, group.chip, group.shape) == {
     "compute": 1.0,
     "memory": 0.5,
     "interconnect": 1.0,  # three of its four links lead to neighbours

@@ -194,7 +194,7 @@ def test_bad_flags_are_one_line(flags, line, capsys):
 
 
 def test_where_no_cluster_is_found_the_flags_are_named(monkeypatch, capsys):
-  def initialize():
+  def initialize(**_):
     raise ValueError("coordinator_address should be defined.")
 
   # JAX's own refuses, since devices are in use here already.

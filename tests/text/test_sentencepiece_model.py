@@ -83,6 +83,12 @@ def test_other_files_are_refused(library, tmp_path):
   for damaged in (b"", b"text", content[: len(content) // 2], content[:-1]):
     with pytest.raises(InputError, match="here: not a SentencePiece model"):
       read_sentencepiece(damaged, where="here")
+  # Numbers in the place of messages; a piece without text; text as unk_id.
+  wrongs = [bytes([number << 3, 7]) for number in (1, 2, 3)]
+  wrongs += [b"\x0a\x02\x08\x07", b"\x12\x04\xc2\x02\x01x"]
+  for wrong in wrongs:
+    with pytest.raises(InputError, match="here: not a SentencePiece model"):
+      read_sentencepiece(content + wrong, where="here")
   path = _train(library, tmp_path, SENTENCES, model_type="bpe")
   with pytest.raises(InputError, match="another kind than unigram"):
     load_tokenizer_at(path)

@@ -146,7 +146,13 @@ def _known_values(groups: Sequence[Group], key: str, asked: str) -> set[Any]:
 def sum_groups(
   block: StoreBlock, weights: Float[np.ndarray, " groups"]
 ) -> tuple[Float[np.ndarray, "rows dim"], Float[np.ndarray, " rows"]]:
-  """The weighted sum of a block's query sums, and of its query counts."""
+  """The weighted sum of a block's query sums, and of its query counts.
+
+  Raises:
+    ValueError: the block was read without its queries.
+  """
+  if block.query_sums is None or block.query_counts is None:
+    raise ValueError("the block was read without its queries")
   used = weights != 0
   sums, factors = block.query_sums[:, used], weights[used]
   if (factors != 1).any():

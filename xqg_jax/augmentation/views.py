@@ -108,10 +108,13 @@ class AugmentedView:
       return
     weights = group_weights(self.store.groups, self.augmentation)
     for block in self.store.blocks(block_size):
-      yield block.start, self._augment(block, weights)
+      yield block.start, self._augment(self.augmentation, block, weights)
 
   def _augment(
-    self, block: StoreBlock, weights: Float[np.ndarray, " groups"]
+    self,
+    augmentation: Augmentation,
+    block: StoreBlock,
+    weights: Float[np.ndarray, " groups"],
   ) -> Float[np.ndarray, "rows dim"]:
     passages, (query_sum, counts) = block.passages, sum_groups(block, weights)
     if self.means is not None:
@@ -120,8 +123,8 @@ class AugmentedView:
       passages,
       query_sum,
       counts,
-      reduction=self.augmentation.reduction,
-      alpha=self.augmentation.alpha,
+      reduction=augmentation.reduction,
+      alpha=augmentation.alpha,
     )
 
 

@@ -24,6 +24,7 @@ from xqg_jax.models.dual_encoder.text_embedder import TextEmbedder
 from xqg_jax.models.encoder_families import find_family
 from xqg_jax.runtime import sharding
 from xqg_jax.runtime.idle_meter import IdleMeter
+from xqg_jax.runtime.sharding import Device
 from xqg_jax.text.packing import PackedRows, pack_into_row_lengths
 
 # A token costs about the same in rows of up to 192 tokens and more in longer
@@ -79,7 +80,7 @@ def choose_rows_per_batch(
     Row length -> rows in a batch, a multiple of the size of the axis `data`.
   """
   is_cpu = mesh.devices.flat[0].platform == "cpu"
-  num_devices = mesh.shape[sharding.DATA]
+  num_devices: int = mesh.shape[sharding.DATA]
   if row_lengths is None:
     row_lengths = _CPU_ROW_LENGTHS if is_cpu else _ACCELERATOR_ROW_LENGTHS
   if tokens_per_batch is None:
@@ -271,7 +272,7 @@ class Embedder:
   """
 
   def __init__(
-    self, encoder: DualEncoder, devices: Sequence[jax.Device] | None = None
+    self, encoder: DualEncoder, devices: Sequence[Device] | None = None
   ):
     """Puts the parameters on `devices` (all local ones when absent)."""
     self.encoder = encoder

@@ -20,6 +20,7 @@ from xqg_jax.generation.output_vocabulary import (
 )
 from xqg_jax.generation.slot_decoder import SlotDecoder
 from xqg_jax.runtime import sharding
+from xqg_jax.runtime.sharding import Device
 from xqg_jax.text.prompts import (
   LANGUAGE_IN,
   check_limit,
@@ -125,7 +126,7 @@ class QueryWriter:
     self,
     generator: QueryGenerator,
     settings: QuerySettings,
-    devices: Sequence[jax.Device] | None = None,
+    devices: Sequence[Device] | None = None,
     *,
     vocabularies: Mapping[str, LanguageVocabulary] | None = None,
     refill: bool = True,

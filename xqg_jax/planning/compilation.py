@@ -14,6 +14,7 @@ import re
 import tempfile
 import time
 import traceback
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import jax
@@ -93,7 +94,9 @@ class Measured:
     """Whether it fits into so much memory (None: unlimited)."""
     if self.exceeds:
       return False
-    return memory is None or self.total_bytes <= memory
+    if memory is None:
+      return True
+    return self.total_bytes is not None and self.total_bytes <= memory
 
 
 def measure_step(
@@ -233,9 +236,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
   return read_json(path) if path.exists() else {}
 
 
-def _wait(
-  process: multiprocessing.process.BaseProcess, folder: pathlib.Path, what: str
-) -> None:
+def _wait(process: BaseProcess, folder: pathlib.Path, what: str) -> None:
   """Waits until memory is assigned or the process has ended."""
   with tqdm.tqdm(
     desc=f"compile {what}", bar_format="{desc}: {elapsed}", mininterval=1
@@ -259,12 +260,15 @@ def _read_dump(
   folder: pathlib.Path, num_devices: int, unknown_trips: int
 ) -> dict[str, Any]:
   report = next(folder.glob(_MEMORY_FILES)).read_text()
+  total = _MEMORY_TOTAL.search(report)
+  if total is None:
+    raise NativeError("the compiler's report of memory names no total")
   program = next(folder.glob(_PROGRAM_FILES)).read_text()
   traffic = count_traffic(
     program, num_devices=num_devices, unknown_trips=unknown_trips
   )
   return {
-    "total_bytes": float(_MEMORY_TOTAL.search(report)[1]),
+    "total_bytes": float(total[1]),
     "exceeds": False,
     "memory_traffic": traffic.memory,
     "sent": traffic.sent,

@@ -35,17 +35,16 @@ class Planner:
 
   def measure(self, batch_size: int | None, num_partitions: int) -> Measured:
     """Compiles one shape, or remembers it."""
-    key = batch_size, num_partitions
-    if key not in self.measured:
-      found = measure_step(
-        self.recipe,
-        topology=self.topology,
-        num_partitions=num_partitions,
-        batch_size=batch_size,
-      )
-      self.measured[found.batch_size, num_partitions] = found
-      key = found.batch_size, num_partitions
-    return self.measured[key]
+    if batch_size is not None and (batch_size, num_partitions) in self.measured:
+      return self.measured[batch_size, num_partitions]
+    found = measure_step(
+      self.recipe,
+      topology=self.topology,
+      num_partitions=num_partitions,
+      batch_size=batch_size,
+    )
+    self.measured[found.batch_size, num_partitions] = found
+    return found
 
   def fits(self, measured: Measured) -> bool:
     """Whether a step fits into a device's memory."""
@@ -76,14 +75,16 @@ class Planner:
 
     Returns:
       The largest that was found to fit, nearly the largest there is unless the
-      budget was spent; None if none was.
+      budget was spent; None if none was, or if the memory is unknown.
     """
+    if self.memory is None:
+      return None
     unit = asked.num_devices // asked.num_partitions
     largest = asked if self.fits(asked) else None
     smallest_misfit = None if largest else asked
     known = [asked]
     while not self._is_spent:
-      if largest and largest.total_bytes >= _FULL * self.memory:
+      if largest and (largest.total_bytes or 0.0) >= _FULL * self.memory:
         break
       batch_size = guess_batch(known, self.memory, unit)
       batch_size = _clamp(batch_size, largest, smallest_misfit, unit)

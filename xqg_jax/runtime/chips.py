@@ -17,6 +17,7 @@ import jax
 from jax.experimental import topologies
 
 from xqg_jax.errors import InputError
+from xqg_jax.runtime.sharding import Device
 
 LOCAL = "local"
 _GIB = 2**30
@@ -39,6 +40,18 @@ class Chip:
   memory_bandwidth: float
   link_bandwidth: float
   num_links: int
+
+  def interconnect_bandwidth(self, shape: Sequence[int]) -> float:
+    """Bytes a second that can leave a chip, over the links it has.
+
+    Args:
+      shape: chips along each dimension of the interconnect.
+
+    >>> group = read_group("v5e:4x4")
+    >>> CHIPS[group.kind].interconnect_bandwidth(group.shape) / 1e9
+    200.0
+    """
+    return count_links(shape, self.num_links) * self.link_bandwidth
 
 
 # TPU: docs.cloud.google.com/tpu/docs/v4, /v5e, /v5p and /v6e, read in November
@@ -140,12 +153,6 @@ class Group:
   chip: Chip | None
   shape: tuple[int, ...]
 
-  @property
-  def interconnect_bandwidth(self) -> float:
-    """Bytes a second that can leave a chip, over the links it has here."""
-    links = count_links(self.shape, self.chip.num_links)
-    return links * self.chip.link_bandwidth
-
 
 def count_links(shape: Sequence[int], num_links: int) -> int:
   """Links of a chip to others of the same group, at most.
@@ -194,9 +201,6 @@ def read_group(name: str) -> Group:
 
   Raises:
     InputError: an unknown name.
-
-  >>> read_group("v5e:4x4").interconnect_bandwidth / 1e9
-  200.0
   """
   if name == LOCAL:
     devices = jax.local_devices()
@@ -207,7 +211,7 @@ def read_group(name: str) -> Group:
   return Group(kind=kind, chip=CHIPS.get(kind), shape=shape)
 
 
-def find_devices(name: str) -> Sequence[jax.Device]:
+def find_devices(name: str) -> Sequence[Device]:
   """Finds the devices of a topology, or those of this machine.
 
   Args:
@@ -234,7 +238,7 @@ def check_libtpu(name: str) -> None:
 
 def _describe_tpus(
   name: str, generation: str, shape: tuple[int, ...]
-) -> Sequence[jax.Device]:
+) -> Sequence[Device]:
   kind = _GENERATIONS[generation]
   options: dict[str, Any] = {}
   if kind.chip_config is not None:

@@ -15,9 +15,9 @@ def prefetch(items: Iterable[T]) -> Iterator[T]:
   >>> list(prefetch(n * n for n in range(4)))
   [0, 1, 4, 9]
   """
-  iterator, end = iter(items), object()
+  boxes = ((item,) for item in items)
   with ThreadPoolExecutor(1) as worker:
-    following = worker.submit(next, iterator, end)
-    while (item := following.result()) is not end:
-      following = worker.submit(next, iterator, end)
-      yield item
+    following = worker.submit(next, boxes, None)
+    while (box := following.result()) is not None:
+      following = worker.submit(next, boxes, None)
+      yield box[0]

@@ -18,7 +18,6 @@ from xqg_jax.errors import InputError, NativeError
 # Processes may be a long way apart in their work.
 _WAIT_MILLISECONDS = 48 * 3_600_000
 
-_FLAGS = ("coordinator_address", "num_processes", "process_id")
 _MEND = (
   "give all of --coordinator_address=HOST:PORT, --num_processes=N and "
   "--process_id=0 ... N-1"
@@ -47,18 +46,17 @@ def join_processes(
       minutes, JAX ends the process and says so itself.
   """
   values = coordinator_address, num_processes, process_id
-  given = dict(zip(_FLAGS, values, strict=True))
+  address, count, index = None, None, None  # JAX finds them
   if any(value is not None for value in values):
-    given = _check(given)
+    address, count, index = _check(*values)
     print(
-      "process {process_id} of {num_processes} meets the others at "
-      "{coordinator_address}".format(**given),
+      f"process {index} of {count} meets the others at {address}",
       file=sys.stderr,
     )
-  else:
-    given = {}
   try:
-    jax.distributed.initialize(**given)
+    jax.distributed.initialize(
+      coordinator_address=address, num_processes=count, process_id=index
+    )
   except ValueError:
     raise InputError(
       "no TPU pod, SLURM, Open MPI or Kubernetes job is found here", mend=_MEND
@@ -113,24 +111,30 @@ def check_all_joined() -> None:
     )
 
 
-def _check(given: dict[str, str | int | None]) -> dict[str, str | int]:
+def _check(
+  coordinator_address: str | None,
+  num_processes: str | int | None,
+  process_id: str | int | None,
+) -> tuple[str, int, int]:
   """The three values, with numbers as numbers."""
-  missing = [f"--{name}" for name, value in given.items() if value is None]
+  given = {
+    "--coordinator_address": coordinator_address,
+    "--num_processes": num_processes,
+    "--process_id": process_id,
+  }
+  missing = [flag for flag, value in given.items() if value is None]
   if missing:
     raise InputError(f"missing: {', '.join(missing)}", mend=_MEND)
-  address = str(given["coordinator_address"])
-  count, index = (_read_number(name, given[name]) for name in _FLAGS[1:])
+  address = str(coordinator_address)
+  count = _read_number("num_processes", num_processes)
+  index = _read_number("process_id", process_id)
   if not 0 <= index < count:
     raise InputError(
       f"--process_id={index} is not below --num_processes={count}",
       mend="number the processes from 0",
     )
   _check_address(address, is_own=index == 0)
-  return {
-    "coordinator_address": address,
-    "num_processes": count,
-    "process_id": index,
-  }
+  return address, count, index
 
 
 def _read_number(name: str, value: str | int | None) -> int:

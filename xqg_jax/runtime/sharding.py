@@ -6,7 +6,7 @@ another table, not by changing the model. The axis names are T5X's.
 
 import collections
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import numpy as np
@@ -14,6 +14,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float
 
 from xqg_jax.errors import InputError
+
+# jaxlib has no stubs, and an unknown class is none that a type checker takes.
+Device: TypeAlias = jax.Device  # pyright: ignore[reportInvalidTypeForm]
 
 DATA, MODEL = "data", "model"
 _FREE = PartitionSpec.UNCONSTRAINED
@@ -45,7 +48,7 @@ LOGICAL_AXIS_RULES: AxisRules = (
 
 
 def make_mesh(
-  num_partitions: int = 1, devices: Sequence[jax.Device] | None = None
+  num_partitions: int = 1, devices: Sequence[Device] | None = None
 ) -> Mesh:
   """Makes the mesh with the axes `data` and `model`.
 

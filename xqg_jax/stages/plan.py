@@ -15,7 +15,7 @@ from xqg_jax.io.files import read_json, write_json
 from xqg_jax.planning.compilation import Measured
 from xqg_jax.planning.largest_batch import Planner
 from xqg_jax.planning.steps import Recipe, add_sizes
-from xqg_jax.runtime.chips import LOCAL, Group, check_libtpu, read_group
+from xqg_jax.runtime.chips import LOCAL, Chip, Group, check_libtpu, read_group
 from xqg_jax.training.trainable import TrainableModel
 
 PLAN_FILE = "plan.json"
@@ -164,21 +164,29 @@ def describe(
   content["memory_traffic_per_chip"] = measured.memory_traffic
   content["sent_bytes_per_chip"] = measured.sent
   if group.chip is not None:
-    times = find_times(measured, group)
-    bound = max(times, key=times.get)
+    times = find_times(measured, group.chip, group.shape)
+    bound = max(times, key=lambda name: times[name])
     content["seconds"] = times
     content["bound"] = bound
     content["units_per_second"] = measured.num_units / times[bound]
   return content
 
 
-def find_times(measured: Measured, group: Group) -> dict[str, float]:
-  """The least seconds of a step for computing, memory and interconnect."""
-  sent = sum(measured.sent.values())
+def find_times(
+  measured: Measured, chip: Chip, shape: Sequence[int]
+) -> dict[str, float]:
+  """The least seconds of a step for computing, memory and interconnect.
+
+  Args:
+    measured: the compiled step, with its traffic.
+    chip: the figures of one of its devices.
+    shape: chips along each dimension of the interconnect.
+  """
+  sent = sum((measured.sent or {}).values())
   return {
-    "compute": measured.flops / measured.num_devices / group.chip.flops,
-    "memory": measured.memory_traffic / group.chip.memory_bandwidth,
-    "interconnect": sent / group.interconnect_bandwidth if sent else 0.0,
+    "compute": measured.flops / measured.num_devices / chip.flops,
+    "memory": (measured.memory_traffic or 0.0) / chip.memory_bandwidth,
+    "interconnect": sent / chip.interconnect_bandwidth(shape) if sent else 0.0,
   }
 
 

@@ -187,7 +187,7 @@ def _join_ids(passage_ids: Sequence[str]) -> bytes:
 
 def _array_digest(array: np.ndarray) -> str:
   flat = np.ascontiguousarray(array).reshape(-1)
-  return hashlib.sha256(flat.view(np.uint8)).hexdigest()
+  return hashlib.sha256(flat.view(np.uint8).data).hexdigest()
 
 
 def _write_array(place: Location, array: np.ndarray) -> None:

@@ -1,7 +1,7 @@
 """SentencePiece models, the tokenizers of T5X, as fast tokenizers."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import tokenizers
 from tokenizers import (
@@ -23,6 +23,16 @@ _CHARSMAP, _REMOVE_EXTRA_SPACES = 2, 4
 _CONTROL, _USER_DEFINED = 3, 4
 _UNIGRAM = 1
 
+# What bytes of another kind end in.
+_DAMAGES = (
+  ValueError,
+  KeyError,
+  IndexError,
+  TypeError,
+  OverflowError,
+  struct.error,
+)
+
 Field = int | bytes
 
 
@@ -41,36 +51,69 @@ def read_sentencepiece(content: bytes, *, where: object = None) -> Tokenizer:
     InputError: no such model, or one of another kind than unigram.
   """
   try:
-    fields = list(_parse(content))
-    trainer, normalizer = (
-      dict(_parse(dict(fields)[number])) for number in (_TRAINER, _NORMALIZER)
+    model = _Model(content)
+    backend = tokenizers.Tokenizer(
+      models.Unigram(model.vocab, unk_id=model.unk_id)
     )
-    pieces = [
-      dict(_parse(value)) for number, value in fields if number == _PIECES
-    ]
-    vocab = [(p[_TEXT].decode(), _to_float(p[_SCORE])) for p in pieces]
-  except (ValueError, KeyError, IndexError, TypeError, struct.error):
+  except _DAMAGES:
     raise InputError(
       "not a SentencePiece model", where=where, mend="copy the file again"
     ) from None
-  if trainer.get(_MODEL_TYPE, _UNIGRAM) != _UNIGRAM:
+  if not model.is_unigram:
     raise InputError(
       "a SentencePiece model of another kind than unigram",
       where=where,
       mend="give the model's tokenizer.json",
     )
-  backend = tokenizers.Tokenizer(
-    models.Unigram(vocab, unk_id=trainer.get(_UNK_ID, 0))
-  )
-  _add_tokens(backend, pieces)
-  _set_pipeline(backend, normalizer)
-  roles = {
-    role: vocab[_to_signed(trainer[number])][0]
-    for role, number in (("pad_token", _PAD_ID), ("eos_token", _EOS_ID))
-    if _to_signed(trainer.get(number, -1)) >= 0
-  }
-  _end_texts(backend, roles.get("eos_token", "</s>"))
-  return Tokenizer(backend, roles)
+  backend.add_tokens(model.tokens)
+  _set_pipeline(backend, model)
+  _end_texts(backend, model.roles.get("eos_token", "</s>"))
+  return Tokenizer(backend, model.roles)
+
+
+class _Model:
+  """What a model's file says.
+
+  Attributes:
+    vocab: each piece and its score.
+    tokens: pieces that are never split.
+    unk_id: the piece of what no other piece has.
+    is_unigram: whether it is such a model.
+    charsmap: the compiled rules of normalization.
+    joins_spaces: whether spaces at the ends and double ones go.
+    roles: pieces by role.
+  """
+
+  def __init__(self, content: bytes):
+    fields = list(_parse(content))
+    trainer, normalizer = (
+      dict(_parse(_get_bytes(dict(fields), number)))
+      for number in (_TRAINER, _NORMALIZER)
+    )
+    pieces = [
+      dict(_parse(_check_bytes(value)))
+      for number, value in fields
+      if number == _PIECES
+    ]
+    texts = [_get_bytes(piece, _TEXT).decode() for piece in pieces]
+    scores = [_to_float(_get_bytes(piece, _SCORE)) for piece in pieces]
+    self.vocab = list(zip(texts, scores, strict=True))
+    kinds = [_get_int(piece, _TYPE, 1) for piece in pieces]
+    self.tokens = [
+      tokenizers.AddedToken(text, normalized=False, special=kind == _CONTROL)
+      for text, kind in zip(texts, kinds, strict=True)
+      if kind in (_CONTROL, _USER_DEFINED)
+    ]
+    self.unk_id = _get_int(trainer, _UNK_ID, 0)
+    self.is_unigram = _get_int(trainer, _MODEL_TYPE, _UNIGRAM) == _UNIGRAM
+    self.charsmap = _get_bytes(normalizer, _CHARSMAP, b"")
+    self.joins_spaces = bool(_get_int(normalizer, _REMOVE_EXTRA_SPACES, 1))
+    ids = {
+      role: _to_signed(_get_int(trainer, number, -1))
+      for role, number in (("pad_token", _PAD_ID), ("eos_token", _EOS_ID))
+    }
+    self.roles = {role: texts[id_] for role, id_ in ids.items() if id_ >= 0}
+    _ = texts[self.unk_id]
 
 
 def _parse(message: bytes) -> Iterator[tuple[int, Field]]:
@@ -103,7 +146,26 @@ def _parse(message: bytes) -> Iterator[tuple[int, Field]]:
     position += size
 
 
-def _to_float(value: Field) -> float:
+def _get_bytes(
+  fields: Mapping[int, Field], number: int, default: bytes | None = None
+) -> bytes:
+  return _check_bytes(fields.get(number, default))
+
+
+def _check_bytes(value: Field | None) -> bytes:
+  if not isinstance(value, bytes):
+    raise TypeError("no bytes")
+  return value
+
+
+def _get_int(fields: Mapping[int, Field], number: int, default: int) -> int:
+  value = fields.get(number, default)
+  if not isinstance(value, int):
+    raise TypeError("no number")
+  return value
+
+
+def _to_float(value: bytes) -> float:
   return struct.unpack("<f", value)[0]
 
 
@@ -112,25 +174,11 @@ def _to_signed(value: int) -> int:
   return value - 2**64 if value >= 2**63 else value
 
 
-def _add_tokens(
-  backend: tokenizers.Tokenizer, pieces: list[dict[int, Field]]
-) -> None:
-  for piece in pieces:
-    kind = piece.get(_TYPE)
-    if kind in (_CONTROL, _USER_DEFINED):
-      token = tokenizers.AddedToken(
-        piece[_TEXT].decode(), normalized=False, special=kind == _CONTROL
-      )
-      backend.add_tokens([token])
-
-
-def _set_pipeline(
-  backend: tokenizers.Tokenizer, normalizer: dict[int, Field]
-) -> None:
+def _set_pipeline(backend: tokenizers.Tokenizer, model: _Model) -> None:
   steps = []
-  if normalizer.get(_CHARSMAP):
-    steps.append(normalizers.Precompiled(normalizer[_CHARSMAP]))
-  if normalizer.get(_REMOVE_EXTRA_SPACES, 1):
+  if model.charsmap:
+    steps.append(normalizers.Precompiled(model.charsmap))
+  if model.joins_spaces:
     # Spaces alone: a tab that no rule has changed is a character.
     steps.append(normalizers.Replace(tokenizers.Regex("^ +| +$"), ""))
     steps.append(normalizers.Replace(tokenizers.Regex(" {2,}"), " "))

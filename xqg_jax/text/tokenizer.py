@@ -45,13 +45,14 @@ class Tokenizer:
     self._max_length = None
     self.special_tokens = dict(special_tokens)
     self.vocab_size = max(backend.get_vocab().values()) + 1
-    self.pad_id = self._id_of("pad_token")
     self.eos_id = self._id_of("eos_token")
-    if self.pad_id is None:
+    pad_id = self._id_of("pad_token")
+    if pad_id is None:
       raise InputError(
         "the tokenizer has no padding token",
         mend=f'name one in {SETTINGS_FILE}: "pad_token"',
       )
+    self.pad_id = pad_id
 
   def _id_of(self, role: str) -> int | None:
     names = (self.special_tokens.get(role), *_USUAL_NAMES[role])

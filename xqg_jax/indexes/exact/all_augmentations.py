@@ -38,6 +38,7 @@ from xqg_jax.indexes.neighbors import (
   join_batches,
   merge_neighbors,
 )
+from xqg_jax.runtime.sharding import Device
 from xqg_jax.store.store import EmbeddingStore, StoreBlock
 from xqg_jax.store.vector_checks import check_queries, check_vectors
 
@@ -172,7 +173,7 @@ class _DeviceSweep:
     *,
     k: int,
     capacity: int,
-    device: jax.Device,
+    device: Device,
   ):
     self._k, self._capacity, self._device = k, capacity, device
     self._choice = jax.device_put(choice, device)
@@ -218,7 +219,7 @@ def score_variants(
   k: int,
   *,
   block_size: int = BLOCK_SIZE // 2,
-  devices: Sequence[jax.Device] | None = None,
+  devices: Sequence[Device] | None = None,
 ) -> list[Neighbors]:
   """Searches several augmentations of one store in one pass.
 

@@ -34,6 +34,7 @@ from xqg_jax.indexes.neighbors import (
   merge_processes,
   take_turn,
 )
+from xqg_jax.runtime.sharding import Device
 from xqg_jax.store.vector_checks import check_queries, check_vectors
 
 BLOCK_SIZE = 65_536
@@ -219,7 +220,7 @@ def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
 
 
 def batch_queries(
-  queries: Float[np.ndarray, "queries dim"], device: jax.Device | None = None
+  queries: Float[np.ndarray, "queries dim"], device: Device | None = None
 ) -> list[Float[Array, "batch dim"]]:
   """Cuts the queries into batches of one size, the last one padded."""
   if not len(queries):
@@ -240,7 +241,7 @@ def no_best(num_variants: int, num_queries: int, k: int) -> Best:
   )
 
 
-def list_devices() -> list[jax.Device]:
+def list_devices() -> list[Device]:
   """All local accelerators, or one CPU, which uses all cores by itself."""
   devices = jax.local_devices()
   return devices[:1] if devices[0].platform == "cpu" else devices
@@ -255,7 +256,7 @@ class _AcceleratorSearch:
     *,
     k: int,
     capacity: int,
-    device: jax.Device,
+    device: Device,
     settings: ExactSettings,
   ):
     self._k, self._capacity, self._settings = k, capacity, settings
@@ -298,7 +299,7 @@ class _CpuSearch:
     *,
     k: int,
     capacity: int,
-    device: jax.Device,
+    device: Device,
     settings: ExactSettings,
   ):
     del capacity
@@ -361,7 +362,7 @@ def search_exact(
   k: int,
   *,
   settings: ExactSettings = EXACT,
-  devices: Sequence[jax.Device] | None = None,
+  devices: Sequence[Device] | None = None,
   across_processes: bool = False,
 ) -> Neighbors:
   """Finds the k passages with the largest inner product for each query.
@@ -422,7 +423,7 @@ def _start_search(
   queries: Float[np.ndarray, "queries dim"],
   k: int,
   capacity: int,
-  device: jax.Device,
+  device: Device,
   settings: ExactSettings,
 ) -> _AcceleratorSearch | _CpuSearch:
   kind = _CpuSearch if device.platform == "cpu" else _AcceleratorSearch

@@ -76,7 +76,7 @@ def _transpose_kernel(dy: Array, x: Array, _: Any) -> Array:
 def _batch(
   factors: tuple[Array, Array], axes: tuple[int | None, int | None]
 ) -> tuple[Array, int]:
-  if axes[1] is not None:
+  if axes[0] is None or axes[1] is not None:
     return jax.vmap(_multiply, axes)(*factors), 0
   x, kernel = factors
   return _product_p.bind(jnp.moveaxis(x, axes[0], 0), kernel), 0

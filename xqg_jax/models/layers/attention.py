@@ -154,8 +154,8 @@ def _attend_backward(
   scale: float, saved: tuple[Array, ...], d_mixed: Array
 ) -> tuple[Array, Array, Array, Array]:
   # The barrier has the weights converted anew instead of kept in float32.
-  *saved, d_mixed = jax.lax.optimization_barrier((*saved, d_mixed))
-  query, key, value, weights, total, mixed, shift = saved
+  *kept, d_mixed = jax.lax.optimization_barrier((*saved, d_mixed))
+  query, key, value, weights, total, mixed, shift = kept
   dtype = value.dtype
   d_mixed = _put_heads_first(d_mixed).astype(jnp.float32) / total
   # The gradient of the sum, by which the mixture was divided.

@@ -6,7 +6,8 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from flax.linen.partitioning import param_with_axes, with_sharding_constraint
+from flax.linen.partitioning import param_with_axes
+from flax.linen.spmd import with_logical_constraint
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
@@ -204,7 +205,7 @@ class Attention(nn.Module):
     """Attends from `inputs` to `memory` where `mask` holds."""
     axes = PartitionSpec("batch", "length", "heads", "kv")
     query, key, value = (
-      with_sharding_constraint(self.split_heads(x), axes)
+      with_logical_constraint(self.split_heads(x), axes)
       for x in (self.query(inputs), self.key(memory), self.value(memory))
     )
     value = self.drop_values(value, deterministic=deterministic)
@@ -314,7 +315,7 @@ class MLP(nn.Module):
     """Applies the block."""
     hidden = nn.gelu(self.wi_0(x), approximate=True) * self.wi_1(x)
     hidden = self.dropout(hidden, deterministic=deterministic)
-    hidden = with_sharding_constraint(
+    hidden = with_logical_constraint(
       hidden, PartitionSpec("batch", "length", "mlp")
     )
     return self.wo(hidden)
