@@ -11,9 +11,8 @@ from typing import Any
 
 from xqg_jax.cli.moved_names import check_moved_names
 from xqg_jax.errors import InputError
+from xqg_jax.io.claims import OPERATIVE_CONFIG
 from xqg_jax.stages import STAGES
-
-OPERATIVE_CONFIG = "operative_config.gin"
 
 
 def gin_root() -> pathlib.Path:

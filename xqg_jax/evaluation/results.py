@@ -26,6 +26,7 @@ from typing import Any
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.comparison import Scores, read_scores, write_scores
 from xqg_jax.evaluation.tables import format_table, measure_label
+from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import read_json, write_json, write_text
 from xqg_jax.io.paths import to_path
 
@@ -34,7 +35,6 @@ METRICS_FILE = "metrics.json"
 SCORES_FILE = "per_question.jsonl"
 TABLE_FILE = "table.txt"
 EXAMPLES_FILE = "examples.json"
-MANIFEST_FILE = "manifest.json"
 
 
 @dataclasses.dataclass(frozen=True)

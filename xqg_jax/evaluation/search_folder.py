@@ -8,7 +8,6 @@ from xqg_jax.io.paths import to_path
 
 FORMAT_VERSION = 1
 RUN_FILE = "run.trec"
-MANIFEST_FILE = "manifest.json"
 EMBEDDINGS_KEY = "question_embeddings"
 EMBEDDINGS_FILE = f"{EMBEDDINGS_KEY}.npy"
 RUN_KEY = "run"

@@ -25,11 +25,11 @@ from xqg_jax.errors import InputError
 from xqg_jax.evaluation.search_folder import (
   EMBEDDINGS_FILE,
   EMBEDDINGS_KEY,
-  MANIFEST_FILE,
   RUN_KEY,
   find_run_file,
 )
 from xqg_jax.indexes.exact.all_augmentations import score_variants
+from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import read_json, read_lines, sha256_file
 from xqg_jax.io.locations import find_location
 from xqg_jax.io.paths import to_path

@@ -23,10 +23,9 @@ from xqg_jax.indexes.neighbors import Neighbors
 from xqg_jax.indexes.settings import IndexWishes
 from xqg_jax.io.files import check_file, fingerprint
 from xqg_jax.io.locations import Location, find_location
+from xqg_jax.store.shards import IDS_FILE
 
 FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
-IDS_FILE = "passage_ids.txt"
 BUILD_AGAIN = "run the same index command again to mend it"
 
 _Opened = TypeVar("_Opened")

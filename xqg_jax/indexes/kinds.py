@@ -9,14 +9,10 @@ from collections.abc import Mapping
 
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.index import ExactIndex
-from xqg_jax.indexes.index import (
-  FORMAT_VERSION,
-  MANIFEST_FILE,
-  BuiltIndex,
-  Index,
-)
+from xqg_jax.indexes.index import FORMAT_VERSION, BuiltIndex, Index
 from xqg_jax.indexes.scann.kind import ScannShards
 from xqg_jax.indexes.updated import UpdatedIndex
+from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import read_json
 from xqg_jax.io.paths import to_path
 from xqg_jax.io.shard_job import tell_of_damage

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from xqg_jax.errors import InputError, NativeError
 from xqg_jax.indexes.exact.search import EXACT, ExactSettings
-from xqg_jax.indexes.index import BUILD_AGAIN, MANIFEST_FILE, BuiltIndex
+from xqg_jax.indexes.index import BUILD_AGAIN, BuiltIndex
 from xqg_jax.indexes.neighbors import (
   Neighbors,
   merge_neighbors,
@@ -21,6 +21,7 @@ from xqg_jax.indexes.neighbors import (
   shift_rows,
   take_turn,
 )
+from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.store.vector_checks import check_queries
 
 

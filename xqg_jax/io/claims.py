@@ -13,7 +13,10 @@ from xqg_jax.errors import InputError
 from xqg_jax.io.files import format_json, partial_path, read_json
 from xqg_jax.io.paths import to_path
 
+# What a run writes first, what its settings were, and what it writes last.
 RUN_FILE = "run.json"
+OPERATIVE_CONFIG = "operative_config.gin"
+MANIFEST_FILE = "manifest.json"
 
 
 def claim_output_dir(

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import read_json, sha256_file, write_json
 
-MANIFEST_FILE = "manifest.json"
 # Unfinished work: what is being written, and what is being deleted.
 _PARTIAL, _REMOVED = "partial", "removed"
 

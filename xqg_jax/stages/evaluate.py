@@ -19,7 +19,6 @@ from xqg_jax.evaluation.examples import choose_examples
 from xqg_jax.evaluation.results import (
   EXAMPLES_FILE,
   FORMAT_VERSION,
-  MANIFEST_FILE,
   Evaluation,
   describe_metrics,
   load_evaluation,
@@ -35,7 +34,7 @@ from xqg_jax.evaluation.variants import (
   read_variant,
   score_augmentations,
 )
-from xqg_jax.io.claims import RUN_FILE, claim_output_dir
+from xqg_jax.io.claims import MANIFEST_FILE, RUN_FILE, claim_output_dir
 from xqg_jax.io.files import describe_files, read_json, sha256_file, write_json
 from xqg_jax.io.paths import to_path
 

@@ -23,6 +23,7 @@ from xqg_jax.data.passages import list_passage_files
 from xqg_jax.errors import InputError
 from xqg_jax.generation.filter_job import NUM_EXAMPLES, FilteringJob
 from xqg_jax.generation.query_filters import TEXT_FILTERS
+from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import describe_files
 from xqg_jax.io.full_disk import tell_of_full_disk
 from xqg_jax.io.locations import Location
@@ -32,7 +33,6 @@ from xqg_jax.io.shared_claims import claim_together
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 
 FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
 
 
 def filter_queries(

@@ -33,6 +33,7 @@ from xqg_jax.generation.output_vocabulary import (
   make_language_vocabularies,
 )
 from xqg_jax.generation.query_writer import QuerySettings, QueryWriter
+from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import describe_files, write_text
 from xqg_jax.io.full_disk import tell_of_full_disk
 from xqg_jax.io.locations import Location
@@ -41,7 +42,6 @@ from xqg_jax.io.shard_job import Turn
 from xqg_jax.io.shared_claims import claim_together
 
 FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
 SKIPPED_FILE = "skipped_passages.tsv"
 # Passages whose queries are looked at before all others are written.
 _SAMPLE_SIZE = 20

@@ -9,13 +9,14 @@ from jaxtyping import Float
 
 from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.errors import InputError
-from xqg_jax.indexes.index import FORMAT_VERSION, IDS_FILE, MANIFEST_FILE, Index
+from xqg_jax.indexes.index import FORMAT_VERSION, Index
 from xqg_jax.indexes.kinds import find_kind, is_sound_index, open_index
 from xqg_jax.indexes.scann.tuning import read_tuning_queries
 from xqg_jax.indexes.settings import IndexWishes
-from xqg_jax.io.claims import claim_output_dir, lock_folder
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_json, write_lines
 from xqg_jax.io.locations import relate_location
+from xqg_jax.store.shards import IDS_FILE
 
 
 def build_index(

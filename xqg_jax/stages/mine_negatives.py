@@ -28,6 +28,7 @@ from xqg_jax.encoding.texts import encode_texts
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.index import Index
 from xqg_jax.indexes.kinds import check_encoder, open_index
+from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import atomic_path, check_file, sha256_file
 from xqg_jax.io.full_disk import tell_of_full_disk
 from xqg_jax.io.locations import Location
@@ -45,7 +46,6 @@ from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.training.negative_rules import Candidate, NegativeRules
 
 PAIRS_FILE = "train_pairs.jsonl"
-MANIFEST_FILE = "manifest.json"
 _SHARDS_DIR = ".shards"
 
 

@@ -11,14 +11,13 @@ from xqg_jax.errors import InputError
 from xqg_jax.evaluation.comparison import Scores, compare_variants
 from xqg_jax.evaluation.results import (
   EXAMPLES_FILE,
-  MANIFEST_FILE,
   METRICS_FILE,
   Evaluation,
   describe_metrics,
   load_evaluation,
   write_evaluation,
 )
-from xqg_jax.io.claims import claim_output_dir
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import read_json, sha256_file, write_json
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.report.page import render_page
-from xqg_jax.evaluation.results import MANIFEST_FILE, load_evaluation
-from xqg_jax.io.claims import claim_output_dir
+from xqg_jax.evaluation.results import load_evaluation
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import sha256_file, write_json, write_text
 
 REPORT_FILE = "report.html"

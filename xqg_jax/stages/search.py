@@ -25,13 +25,12 @@ from xqg_jax.errors import InputError
 from xqg_jax.evaluation.search_folder import (
   EMBEDDINGS_FILE,
   FORMAT_VERSION,
-  MANIFEST_FILE,
   RUN_FILE,
 )
 from xqg_jax.indexes.exact.search import EXACT, ExactSettings
 from xqg_jax.indexes.index import Index
 from xqg_jax.indexes.kinds import check_encoder, open_index
-from xqg_jax.io.claims import claim_output_dir, lock_folder
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_array, write_json
 from xqg_jax.io.locations import relate_location
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig

@@ -12,7 +12,7 @@ from jaxtyping import Float32
 
 from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.errors import InputError
-from xqg_jax.io.claims import claim_output_dir, lock_folder
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import (
   atomic_path,
   import_pyarrow,
@@ -22,10 +22,9 @@ from xqg_jax.io.files import (
   write_rows,
 )
 from xqg_jax.io.locations import cannot_write
+from xqg_jax.store.shards import IDS_FILE
 
 FORMATS = ("numpy", "parquet", "faiss")
-MANIFEST_FILE = "manifest.json"
-IDS_FILE = "passage_ids.txt"
 _BLOCK_SIZE = 65_536
 # A flat index of inner products, as FAISS writes it: its name and metric, two
 # fields that it ignores, and that it needs no training.

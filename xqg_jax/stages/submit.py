@@ -15,12 +15,11 @@ from xqg_jax.evaluation.variants import (
   read_needed_passages,
   read_variant,
 )
-from xqg_jax.io.claims import claim_output_dir
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import sha256_file, write_json
 
 FORMAT_VERSION = 1
 PREDICTIONS_FILE = "predictions.json"
-MANIFEST_FILE = "manifest.json"
 
 
 def submit(

@@ -14,13 +14,12 @@ from xqg_jax.augmentation.settings import Augmentation, Reduction
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.alpha_choice import choose_alpha
 from xqg_jax.evaluation.scoring import ScoringInputs, score_variants_by_question
-from xqg_jax.evaluation.search_folder import MANIFEST_FILE
 from xqg_jax.evaluation.variants import (
   describe_augmentation,
   read_needed_passages,
   score_augmentations,
 )
-from xqg_jax.io.claims import claim_output_dir
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import read_json, sha256_file, write_json
 from xqg_jax.io.paths import to_path
 

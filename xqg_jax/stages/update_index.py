@@ -15,7 +15,7 @@ import numpy as np
 from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.search import BLOCK_SIZE
-from xqg_jax.indexes.index import FORMAT_VERSION, IDS_FILE, MANIFEST_FILE, Index
+from xqg_jax.indexes.index import FORMAT_VERSION, Index
 from xqg_jax.indexes.kinds import is_sound_index, open_index
 from xqg_jax.indexes.updated import (
   BASE_ROWS_FILE,
@@ -23,9 +23,10 @@ from xqg_jax.indexes.updated import (
   FRESH_ROWS_FILE,
   UpdatedIndex,
 )
-from xqg_jax.io.claims import claim_output_dir, lock_folder
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_array, write_json, write_lines
 from xqg_jax.io.locations import relate_location
+from xqg_jax.store.shards import IDS_FILE
 from xqg_jax.store.vector_checks import check_vectors
 
 # From this share on, exact search of the new passages costs as much as ScaNN.

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int32
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import fingerprint
 from xqg_jax.io.locations import Location
 from xqg_jax.io.shard_job import tell_of_damage
@@ -23,7 +24,6 @@ from xqg_jax.runtime.prefetch import prefetch
 from xqg_jax.store.shards import check_shard, read_array, read_checked
 
 FORMAT_VERSION = 1
-MANIFEST_FILE = "manifest.json"
 
 Group = Mapping[str, Any]
 

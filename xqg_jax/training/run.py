@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from xqg_jax.checkpoints import step_folder
 from xqg_jax.checkpoints.t5x.layouts import T5xCheckpoint
 from xqg_jax.errors import Stopped
-from xqg_jax.io.claims import claim_output_dir, lock_folder
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import write_json
 from xqg_jax.io.paths import to_path
 from xqg_jax.runtime.sharding import (
@@ -36,7 +36,6 @@ from xqg_jax.training.state import (
 )
 from xqg_jax.training.trainable import Lengths, TrainableModel
 
-MANIFEST_FILE = "manifest.json"
 # Arguments that may change when a run goes on; the rest decides its bytes.
 _FREE_ARGUMENTS = (
   "model_dir",

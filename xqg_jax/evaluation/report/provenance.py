@@ -6,12 +6,11 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from xqg_jax.evaluation.results import MANIFEST_FILE, Evaluation
-from xqg_jax.io.claims import RUN_FILE
+from xqg_jax.evaluation.results import Evaluation
+from xqg_jax.io.claims import MANIFEST_FILE, OPERATIVE_CONFIG, RUN_FILE
 from xqg_jax.io.files import read_json
 from xqg_jax.io.paths import to_path
 
-OPERATIVE_CONFIG = "operative_config.gin"
 _VERBS = {"pool_evaluations": "pool"}
 # The order of configs; other stages come first.
 _ROAD = (
