@@ -3,10 +3,7 @@
 import dataclasses
 import functools
 import itertools
-import pathlib
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -22,7 +19,7 @@ from xqg_jax.encoding.embedder import (
   make_batches,
 )
 from xqg_jax.io.locations import Location
-from xqg_jax.io.shard_job import Record, Turn, run_shards
+from xqg_jax.io.shard_job import Record, Turn, open_scratch, run_shards
 from xqg_jax.models.dual_encoder.config import Side
 from xqg_jax.runtime.idle_meter import IdleMeter
 from xqg_jax.store.shards import ShardArrays, StoreShards
@@ -97,6 +94,12 @@ class EncodingJob(StoreShards[Block, _Shard]):
     return -(-self.collection.num_passages // self.shard_size)
 
   @property
+  def scratch(self) -> str:
+    """Where queries are sorted; each process has its own."""
+    index = self.turn.index
+    return f"{_SCRATCH_FOLDER}-{index}" if index else _SCRATCH_FOLDER
+
+  @property
   def total(self) -> int:
     """Passages of this process."""
     indices = filter(self.turn.has, range(self.num_shards))
@@ -113,14 +116,7 @@ class EncodingJob(StoreShards[Block, _Shard]):
       records = run_shards(self, turn=self.turn)
     if self.idle.seconds:
       print(f"encoded: {self.idle.describe()}", file=sys.stderr)
-    if self.folder.is_local:  # a killed run may have left it
-      shutil.rmtree(self.folder / self._scratch_name, ignore_errors=True)
     return records
-
-  @property
-  def _scratch_name(self) -> str:
-    index = self.turn.index
-    return f"{_SCRATCH_FOLDER}-{index}" if index else _SCRATCH_FOLDER
 
   def _count_rows(self, index: int) -> int:
     rest = self.collection.num_passages - index * self.shard_size
@@ -128,12 +124,9 @@ class EncodingJob(StoreShards[Block, _Shard]):
 
   def read(self) -> Iterator[Block]:
     """Streams the passages with their queries."""
-    with tempfile.TemporaryDirectory() as elsewhere:
-      folder = self.folder if self.folder.is_local else elsewhere
+    with open_scratch(self.folder, self.scratch) as scratch:
       yield from read_blocks(
-        self.collection,
-        block_size=self.shard_size,
-        scratch_dir=pathlib.Path(folder, self._scratch_name),
+        self.collection, block_size=self.shard_size, scratch_dir=scratch
       )
 
   @functools.cached_property

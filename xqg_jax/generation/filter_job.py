@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,10 +26,10 @@ from xqg_jax.generation.query_filters import (
   judge_texts,
 )
 from xqg_jax.io.locations import Location
-from xqg_jax.io.shard_job import Record, ShardJob, run_shards
+from xqg_jax.io.paths import to_path
+from xqg_jax.io.shard_job import Record, ShardJob, open_scratch, run_shards
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 
-_SCRATCH_FOLDER = ".sorted_queries"
 SCORES_FOLDER = "scores"
 # Removed queries that the manifest shows of each filter.
 NUM_EXAMPLES = 3
@@ -64,6 +63,7 @@ class FilteringJob(QueryShards[Block, Block]):
   score_percentile: float
 
   task: str = "filter"
+  scratch: str = ".sorted_queries"
   counts_itself: bool = True
 
   def run(self) -> list[Record]:
@@ -84,11 +84,10 @@ class FilteringJob(QueryShards[Block, Block]):
 
   def read(self) -> Iterator[Block]:
     """Streams the passages of each shard with their queries."""
-    return read_blocks(
-      self.collection,
-      block_size=self.shard_size,
-      scratch_dir=pathlib.Path(self.folder, _SCRATCH_FOLDER),
-    )
+    with open_scratch(self.folder, self.scratch) as scratch:
+      yield from read_blocks(
+        self.collection, block_size=self.shard_size, scratch_dir=scratch
+      )
 
   @functools.cached_property
   def threshold(self) -> float | None:
@@ -99,7 +98,8 @@ class FilteringJob(QueryShards[Block, Block]):
     return find_threshold(np.concatenate(scores), self.score_percentile)
 
   def _read_scores(self, index: int) -> Scores:
-    with np.load(_scores_place(self.folder, index)) as arrays:
+    path = to_path(self.folder / SCORES_FOLDER / f"{index:05d}.npz")
+    with path.open("rb") as file, np.load(file) as arrays:
       return arrays["scores"], arrays["ranks"]
 
   def make(self, work: Block, bar: tqdm.tqdm) -> tuple[list[Row], Record]:
@@ -165,10 +165,6 @@ class _ScoreJob(ShardJob[Block, Block, tuple[int, Scores]]):
     with open(place, "wb") as file:
       np.savez(file, scores=scores, ranks=ranks)
     return {"rows": num_rows}
-
-
-def _scores_place(folder: Location, index: int) -> Location:
-  return folder / SCORES_FOLDER / f"{index:05d}.npz"
 
 
 def _count_removed(judged: Sequence[Judged]) -> dict[str, Any]:

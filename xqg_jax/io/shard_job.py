@@ -13,7 +13,10 @@ import collections
 import contextlib
 import dataclasses
 import itertools
+import pathlib
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Generic, TypeVar, cast
@@ -73,6 +76,7 @@ class ShardJob(Generic[Raw, Work, Made]):
     total: how many of them there are; None: not known.
     counts_itself: whether `make` moves the progress line on; else it moves by
       `size` when a shard is finished.
+    scratch: name of a folder that `read` opens by `open_scratch`.
     overlaps: False does one thing after the other, for what `read` yields is
       read while it is written.
   """
@@ -83,6 +87,7 @@ class ShardJob(Generic[Raw, Work, Made]):
   unit: str = "passages"
   total: int | None = None
   counts_itself: bool = False
+  scratch: str | None = None
   overlaps: bool = True
 
   def name_shard(self, index: int) -> str:
@@ -125,7 +130,7 @@ class ShardJob(Generic[Raw, Work, Made]):
 
   def replace(self, name: str) -> contextlib.AbstractContextManager[Location]:
     """Yields where to write a shard that gets its name when it is whole."""
-    return _replace_file(self.folder / name)
+    return _replace(self.folder / name)
 
   def size(self, record: Record) -> int:
     """What a shard adds to the progress line."""
@@ -139,7 +144,8 @@ class ShardJob(Generic[Raw, Work, Made]):
 
 
 @contextlib.contextmanager
-def _replace_file(place: Location) -> Iterator[Location]:
+def _replace(place: Location) -> Iterator[Location]:
+  place.delete()
   with atomic_path(place) as partial:
     yield Location.of(partial)
 
@@ -166,6 +172,8 @@ def run_shards(
   turn = turn or Turn()
   records = find_finished(job, turn)
   make_missing(job, turn, records)
+  if job.scratch and job.folder.is_local:  # a killed run may have left it
+    shutil.rmtree(pathlib.Path(job.folder, job.scratch), ignore_errors=True)
   wait_for_all(f"shards of {job.folder}")
   return collect_records(job, records)
 
@@ -338,6 +346,27 @@ def _read_other(job: ShardJob[Raw, Work, Made], index: int) -> Record:
 
 
 # ------------------------------------------------------------------- the input
+
+
+@contextlib.contextmanager
+def open_scratch(folder: Location, name: str) -> Iterator[pathlib.Path]:
+  """Yields a local folder for what is needed on the way, and deletes it.
+
+  Args:
+    folder: that is written; the scratch lies in it, unless it is a bucket.
+    name: of the scratch; what a killed run left there is deleted, too.
+  """
+  with contextlib.ExitStack() as stack:
+    if folder.is_local:
+      scratch = pathlib.Path(folder, name)
+      stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+    else:
+      scratch = pathlib.Path(
+        stack.enter_context(tempfile.TemporaryDirectory()), name
+      )
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    yield scratch
 
 
 def cut_stream(items: Iterable[Raw], size: int) -> Iterator[Iterator[Raw]]:

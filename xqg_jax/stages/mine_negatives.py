@@ -40,7 +40,7 @@ from xqg_jax.io.shard_job import (
   run_shards,
   tell_of_damage,
 )
-from xqg_jax.io.shared_claims import claim_together
+from xqg_jax.io.shared_claims import claim_location, claim_together
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.training.negative_rules import Candidate, NegativeRules
@@ -115,12 +115,13 @@ def mine_negatives(
     "shard_size": shard_size,
   }
   folder = Location.of(output_dir)
+  claim_location(folder, stage="mine-negatives", arguments=arguments)
+  if (manifest := _read_sound_manifest(folder)) is not None:
+    return manifest
   with (
     tell_of_full_disk(to_path(output_dir)),
     claim_together(folder, stage="mine-negatives", arguments=arguments),
   ):
-    if (manifest := _read_sound_manifest(folder)) is not None:
-      return manifest
     if generated_pairs is None:
       read_pairs = functools.partial(read_training_pairs, train_pairs)
     else:
@@ -245,7 +246,8 @@ def _finish(
   with atomic_path(folder / PAIRS_FILE) as partial:
     with partial.open("wb") as joined:
       for record in records:
-        with open(folder / _SHARDS_DIR / record["name"], "rb") as shard:
+        path = to_path(folder / _SHARDS_DIR / record["name"])
+        with path.open("rb") as shard:
           shutil.copyfileobj(shard, joined)
   names = ("num_pairs", "num_negatives", "pairs_without_negatives")
   left_out = collections.Counter()

@@ -9,11 +9,9 @@ import collections
 import dataclasses
 import itertools
 import pathlib
-import shutil
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -34,10 +32,12 @@ from xqg_jax.indexes.scann.tuning import measure_index_recall, tune_parameters
 from xqg_jax.indexes.settings import IndexWishes
 from xqg_jax.io.files import atomic_path, check_file, sha256_file
 from xqg_jax.io.locations import Location
+from xqg_jax.io.paths import to_path
 from xqg_jax.io.shard_job import (
   FINISHED_FOLDER,
   Record,
   ShardJob,
+  open_scratch,
   run_shards,
 )
 
@@ -52,19 +52,17 @@ def build_shards(
   bounds: Sequence[int],
 ) -> dict[str, Any]:
   """Builds, tunes and saves the shards; returns the manifest's part."""
-  scratch = folder / _SCRATCH_DIR
-  scratch.mkdir(exist_ok=True)
-  job = _BuildingJob(
-    folder=Location.of(folder),
-    scratch=scratch / "vectors.npy",
-    view=view,
-    wishes=wishes,
-    queries=queries,
-    bounds=bounds,
-  )
-  records = run_shards(job)
-  shutil.rmtree(scratch)
-  return _describe_shards(job, records)
+  place = Location.of(folder)
+  with open_scratch(place, _SCRATCH_DIR) as scratch:
+    job = _BuildingJob(
+      folder=place,
+      scratch=scratch / "vectors.npy",
+      view=view,
+      wishes=wishes,
+      queries=queries,
+      bounds=bounds,
+    )
+    return _describe_shards(job, run_shards(job))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,9 +128,6 @@ class _BuildingJob(ShardJob[_Rows, tuple[int, np.ndarray], _Built]):
   def check(self, record: Record) -> None:
     check_assets(self.folder / record["name"], record["sha256"])
     check_file(self.neighbors_file(record["name"]), record["neighbors"])
-
-  def replace(self, name: str) -> AbstractContextManager[Location]:
-    return (self.folder / name).replace()
 
   def read(self) -> Iterator[_Rows]:
     blocks = self.view.blocks(BLOCK_SIZE)
@@ -242,7 +237,8 @@ def _read_neighbors(
   """The neighbors that all shards together have or find."""
   parts = []
   for record in records:
-    with np.load(job.neighbors_file(record["name"])) as arrays:
+    path = to_path(job.neighbors_file(record["name"]))
+    with path.open("rb") as file, np.load(file) as arrays:
       parts.append((arrays[f"{name}_scores"], arrays[f"{name}_rows"]))
   return merge_neighbors(parts, job.wishes.k)
 
