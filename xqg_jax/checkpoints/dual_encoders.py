@@ -17,6 +17,7 @@ from xqg_jax.checkpoints.folders import (
   save_model_files,
 )
 from xqg_jax.checkpoints.hugging_face.sentence_transformers import (
+  find_transformer,
   read_pooling,
   read_projection,
   read_projection_config,
@@ -125,9 +126,10 @@ def _read_common(
   """The transformer's sizes and the tokenizer, which all sides share."""
   found = []
   for folder in folders:
-    path = folder / CONFIG_FILE
+    transformer = find_transformer(folder)
+    path = transformer / CONFIG_FILE
     sizes = read_encoder_config(read_json(path), where=path)
-    found.append((sizes, load_tokenizer(folder)))
+    found.append((sizes, load_tokenizer(transformer)))
     same_sizes = sizes == found[0][0]
     if not same_sizes or found[-1][1].fingerprint != found[0][1].fingerprint:
       raise InputError(
@@ -156,7 +158,9 @@ def _read_side(
   """The parameters of one side, from a Hugging Face folder."""
   params = {
     "encoder": encoder_params_from_hf(
-      read_hf_tensors(folder), model_config, place=_below("encoder", place)
+      read_hf_tensors(find_transformer(folder)),
+      model_config,
+      place=_below("encoder", place),
     )
   }
   if config.projection is not None:

@@ -17,6 +17,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from xqg_jax.checkpoints.hugging_face.sentence_transformers import (
+  find_transformer,
+)
 from xqg_jax.checkpoints.hugging_face.tensors import (
   SAFETENSORS_FILE,
   find_hf_weights,
@@ -75,11 +78,11 @@ def find_folder(
   folder = path.absolute().parent if step == path else path
   if step is None and find_side_folders(folder):
     return folder, None
-  if not (folder / CONFIG_FILE).exists():
+  if not (find_transformer(folder) / CONFIG_FILE).exists():
     raise InputError(
       f"no {CONFIG_FILE}", where=folder, mend="give the folder of a model"
     )
-  if step is None and find_hf_weights(folder) is None:
+  if step is None and find_hf_weights(find_transformer(folder)) is None:
     raise InputError(
       f"neither checkpoint_<step> nor {SAFETENSORS_FILE}",
       where=folder,
@@ -95,7 +98,11 @@ def find_side_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     InputError: the folder of one side is there, that of the other is not.
   """
   folders = {side: folder / side_name(side) for side in SIDES}
-  found = [path for path in folders.values() if (path / CONFIG_FILE).exists()]
+  found = [
+    path
+    for path in folders.values()
+    if (find_transformer(path) / CONFIG_FILE).exists()
+  ]
   if (folder / CONFIG_FILE).exists() or not found:
     return {}
   for path in folders.values():

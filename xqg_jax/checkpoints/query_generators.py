@@ -41,6 +41,8 @@ from xqg_jax.models.t5 import network
 from xqg_jax.runtime.sharding import params_shardings
 from xqg_jax.text.tokenizer import TOKENIZER_FILE, Tokenizer, load_tokenizer
 
+_GENERATION_FILE = "generation_config.json"
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class QueryGenerator:
@@ -159,9 +161,11 @@ def _load_folder(
   mesh: jax.sharding.Mesh | None,
 ) -> _Loaded:
   folder, step = find_folder(checkpoint_path)
-  values = read_json(folder / CONFIG_FILE)
+  values = _read_config(folder)
   config = network.T5Config.from_hf(values, where=folder / CONFIG_FILE)
   tokenizer = _find_tokenizer(folder, tokenizer_path)
+  if values.get("pad_token_id") is None:
+    config = _pad_as(tokenizer, config)
   _check_vocabulary(tokenizer, config, folder)
   module = network.T5(config=config)
   shapes = param_shapes(module)
@@ -172,6 +176,25 @@ def _load_folder(
   else:
     params = load_params(step, shapes=shapes, sharding=shardings)
   return config, params, tokenizer
+
+
+def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+  """`config.json`, with the tokens that transformers would generate by."""
+  values = read_json(folder / CONFIG_FILE)
+  path = folder / _GENERATION_FILE
+  chosen = read_json(path) if path.exists() else {}
+  names = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
+  given = {name: chosen[name] for name in names if chosen.get(name) is not None}
+  return {**values, **given}
+
+
+def _pad_as(tokenizer: Tokenizer, config: network.T5Config) -> network.T5Config:
+  """Takes the tokenizer's padding; the decoder's first input stays."""
+  if tokenizer.pad_id == config.pad_id:
+    return config
+  return dataclasses.replace(
+    config, pad_id=tokenizer.pad_id, start_id=config.first_input
+  )
 
 
 def _find_tokenizer(
@@ -196,6 +219,10 @@ def _fingerprint(
 ) -> str:
   constants = dataclasses.asdict(config)
   del constants["dtype"], constants["dropout_rate"]
+  # Newer than the first fingerprints, and left out where they say nothing.
+  for name in ("start_id", "other_eos_ids"):
+    if not constants[name] and constants[name] != 0:
+      del constants[name]
   return fingerprint(
     {
       "params": params_fingerprint(params),

@@ -154,7 +154,7 @@ class Writer:
       table=table,
       forced=forced,
       position=jnp.zeros(shape[0], jnp.int32),
-      last=jnp.full(shape, pad_id, jnp.int32),
+      last=jnp.full(shape, self.config.first_input, jnp.int32),
       written=jnp.full((*shape, self.max_length), pad_id, jnp.int32),
       is_done=jnp.broadcast_to(is_empty, shape),
       is_finite=encoded[1],
@@ -189,6 +189,7 @@ class Writer:
     is_here = jnp.arange(self.max_length) == position[:, None, None]
     is_finite = jnp.isfinite(hidden).all(axis=(1, 2)) | slots.is_free
     num_chosen = self.max_length - slots.forced.shape[-1]
+    is_end = jnp.isin(tokens, jnp.array(self.config.end_ids))
     is_last = position[:, None] + 1 >= num_forced + num_chosen
     return dataclasses.replace(
       slots,
@@ -198,7 +199,7 @@ class Writer:
       written=jnp.where(
         is_here & ~slots.is_done[..., None], tokens[..., None], slots.written
       ),
-      is_done=slots.is_done | (tokens == self.config.eos_id) | is_last,
+      is_done=slots.is_done | is_end | is_last,
       is_finite=slots.is_finite & is_finite,
       cache=cache,
     )

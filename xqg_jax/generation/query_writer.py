@@ -267,7 +267,7 @@ class QueryWriter:
       for prompt, rows in written:
         for code, tokens in zip(prompt.languages, rows, strict=True):
           queries[prompt.row][code] = self._to_texts(tokens, code)
-          is_ended = (tokens == self.generator.config.eos_id).any(axis=1)
+          is_ended = np.isin(tokens, self.generator.config.end_ids).any(axis=1)
           unfinished[prompt.row][code] = int((~is_ended).sum())
       on_progress(len(written) * self.decoder.num_samples)
     return WrittenQueries(queries, unfinished)
@@ -320,7 +320,7 @@ class QueryWriter:
   ) -> list[str]:
     cfg = self.generator.config
     rows = rows[:, len(self._starts[language]) :]
-    is_text = (rows != cfg.pad_id) & (rows != cfg.eos_id)
+    is_text = (rows != cfg.pad_id) & ~np.isin(rows, cfg.end_ids)
     ids = [row[keep] for row, keep in zip(rows, is_text, strict=True)]
     texts = self.generator.tokenizer.decode_batch(ids)
     return [" ".join(text.split()) for text in texts]

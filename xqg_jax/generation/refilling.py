@@ -107,7 +107,7 @@ def empty_slots(
       table=jnp.zeros(shape, jnp.int32),
       forced=jnp.full((*shape, num_forced), cfg.pad_id, jnp.int32),
       position=jnp.zeros(num_slots, jnp.int32),
-      last=jnp.full(shape, cfg.pad_id, jnp.int32),
+      last=jnp.full(shape, cfg.first_input, jnp.int32),
       written=jnp.full((*shape, max_length), cfg.pad_id, jnp.int32),
       is_done=jnp.ones(shape, bool),
       is_finite=jnp.ones(num_slots, bool),

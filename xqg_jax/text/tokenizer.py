@@ -17,6 +17,7 @@ from xqg_jax.io.paths import to_path
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
+_T5_MODEL = "spiece.model"
 
 _ROLES = tuple(
   f"{role}_token" for role in ("pad", "eos", "unk", "bos", "cls", "sep", "mask")
@@ -53,6 +54,14 @@ class Tokenizer:
         mend=f'name one in {SETTINGS_FILE}: "pad_token"',
       )
     self.pad_id = pad_id
+
+  @property
+  def has_words(self) -> bool:
+    """Whether there are tokens beside special ones."""
+    added = self._backend.get_added_tokens_decoder().values()
+    special = {token.content for token in added if token.special}
+    special |= {*self.special_tokens.values(), "\u2581"}
+    return not special.issuperset(self._backend.get_vocab())
 
   def _id_of(self, role: str) -> int | None:
     names = (self.special_tokens.get(role), *_USUAL_NAMES[role])
@@ -110,7 +119,9 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
   """Loads the tokenizer of a checkpoint folder.
 
   `tokenizer.json` is taken as it is. Without one, `transformers` converts
-  whatever the folder has (`vocab.txt`, a SentencePiece model).
+  whatever the folder has (`vocab.txt`, a SentencePiece model). A SentencePiece
+  model of T5 without settings gives its own tokens and no others:
+  transformers would add a hundred, which mT5 has in its file already.
 
   Raises:
     InputError: the folder has no tokenizer, or an unreadable one.
@@ -120,14 +131,39 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
     raise InputError("no such folder", where=folder, mend="check the path")
   path = folder / TOKENIZER_FILE
   if not path.exists():
-    return _convert_tokenizer(folder)
+    return _check_words(_make_tokenizer(folder), folder)
   try:
     backend = tokenizers.Tokenizer.from_file(str(path))
   except Exception as error:  # The library raises bare `Exception`.
     raise InputError(
       f"not a tokenizer ({error})", where=path, mend="copy the file again"
     ) from None
-  return Tokenizer(backend, _read_special_tokens(folder))
+  return _check_words(Tokenizer(backend, _read_special_tokens(folder)), folder)
+
+
+def _check_words(tokenizer: Tokenizer, folder: pathlib.Path) -> Tokenizer:
+  """Refuses a vocabulary of special tokens alone.
+
+  transformers makes one where a folder has no vocabulary; all texts of equal
+  length would be equal.
+  """
+  if tokenizer.has_words:
+    return tokenizer
+  raise InputError(
+    "no tokenizer, or one that knows special tokens alone",
+    where=folder,
+    mend=f"copy the model's {TOKENIZER_FILE} there",
+  )
+
+
+def _make_tokenizer(folder: pathlib.Path) -> Tokenizer:
+  """The tokenizer of a folder without `tokenizer.json`."""
+  model = folder / _T5_MODEL
+  if not model.exists() or (folder / SETTINGS_FILE).exists():
+    return _convert_tokenizer(folder)
+  from xqg_jax.text.sentencepiece import read_sentencepiece  # imports this one
+
+  return read_sentencepiece(model.read_bytes(), where=model)
 
 
 def _convert_tokenizer(folder: pathlib.Path) -> Tokenizer:

@@ -62,7 +62,30 @@ def _read_modules(folder: pathlib.Path) -> dict[str, pathlib.Path]:
       mend="dual encoders here are Transformer, Pooling, maybe Dense, maybe "
       "Normalize, in this order",
     )
+  _check_whole(folder / PROMPTS_FILE)
   return dict(kinds)
+
+
+def find_transformer(folder: pathlib.Path) -> pathlib.Path:
+  """The folder of the transformer, its tokenizer and its lengths.
+
+  The folder itself, or one in it, as the first versions wrote.
+
+  Raises:
+    InputError: modules that we lack.
+  """
+  return _read_modules(folder).get("Transformer", folder)
+
+
+def _check_whole(path: pathlib.Path) -> None:
+  """Refuses vectors that are cut, which other settings would not show."""
+  dim = read_json(path).get("truncate_dim") if path.exists() else None
+  if dim is not None:
+    raise InputError(
+      f"truncate_dim is {dim}, but vectors here are never cut",
+      where=path,
+      mend="set it to null to have whole vectors",
+    )
 
 
 def read_pooling(
@@ -91,7 +114,7 @@ def read_pooling(
     normalize="Normalize" in modules,
     projection=read_projection_config(folder),
     **prefixes,
-    **_read_lengths(folder, max_length),
+    **_read_lengths(modules["Transformer"], max_length),
   )
 
 

@@ -8,6 +8,8 @@ from xqg_jax.errors import InputError
 
 # XLM-R counts positions from `pad_token_id` + 1, an heirloom of fairseq.
 _OFFSET_TYPES = ("xlm-roberta", "roberta")
+# DPR's encoders are BERT under another name.
+DPR_TYPE = "dpr"
 # Hugging Face's model types, and the class of each.
 ARCHITECTURES = {
   "bert": "BertModel",
@@ -56,6 +58,8 @@ class BertConfig:
       InputError: another architecture, or one with features that this encoder
         lacks.
     """
+    if values.get("model_type") == DPR_TYPE:
+      values = {**values, "model_type": "bert"}
     _check_architecture(values, where)
     names = [field.name for field in dataclasses.fields(cls)]
     known = {k: values[k] for k in names if values.get(k) is not None}
@@ -93,6 +97,7 @@ def _check_architecture(values: Mapping[str, Any], where: object) -> None:
     "position_embedding_type": ("absolute", None),
     "is_decoder": (False, None),
     "add_cross_attention": (False, None),
+    "projection_dim": (0, None),  # of DPR
   }
   for key, accepted in allowed.items():
     if values.get(key) not in accepted:

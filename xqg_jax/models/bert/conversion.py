@@ -11,12 +11,18 @@ from xqg_jax.errors import InputError
 from xqg_jax.models.bert.config import BertConfig
 from xqg_jax.models.parameters import Place
 
-# Prefixes that heads-on-top models put before the encoder's own names.
-_PREFIX = re.compile(r"^(bert|roberta)\.")
-# Heads that pre-training left behind, and buffers of old files.
-_IGNORED = re.compile(
-  r"(pooler|cls|lm_head)\.|embeddings\.(position_ids|token_type_ids)$"
+# Prefixes that heads-on-top models, and DPR, put before the encoder's own
+# names.
+_PREFIX = re.compile(
+  r"^(bert|roberta|(question_encoder|ctx_encoder)\.bert_model)\."
 )
+# Heads in files without a prefix, and buffers of old files.
+_IGNORED = re.compile(
+  r"(pooler|cls|lm_head|classifier|qa_outputs)\.|"
+  r"embeddings\.(position_ids|token_type_ids)$"
+)
+# What files of BERT's first years call a norm's weight and bias.
+_OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
 
 
 class _Tensor(NamedTuple):
@@ -83,8 +89,8 @@ def params_from_hf(
   """Renames (and transposes, as views) the tensors of a Hugging Face file.
 
   Args:
-    tensors: by name, with or without the prefix `bert.` or `roberta.`; read
-      one at a time. A pooler and language-model heads are passed over.
+    tensors: by name, with or without the prefix `bert.`, `roberta.` or one of
+      DPR's; read one at a time. Heads are passed over.
     config: the sizes that the tensors must have.
     place: takes a parameter's path and values and returns what to keep, such
       as the array on its devices; called before the next tensor is read.
@@ -117,8 +123,26 @@ def params_from_hf(
 
 def _without_prefixes(tensors: Mapping[str, Any]) -> dict[str, str]:
   """Names as stored, by the encoder's own names; heads are left out."""
-  own = {_PREFIX.sub("", name): name for name in tensors}
-  return {k: name for k, name in own.items() if not _IGNORED.match(k)}
+  stored: dict[str, str] = {}
+  has_prefix = any(map(_PREFIX.match, tensors))
+  for name in tensors:
+    own = _PREFIX.sub("", name)
+    is_own = own != name or own.startswith(("embeddings.", "encoder."))
+    if has_prefix and not is_own:  # a head, whatever it is called
+      continue
+    for old, new in _OLD_NAMES.items():
+      if own.endswith(f"LayerNorm{old}"):
+        own = own.removesuffix(old) + new
+    if _IGNORED.match(own):
+      continue
+    if own in stored:
+      raise InputError(
+        f"the tensors {stored[own]} and {name} are the same one",
+        where=getattr(tensors, "where", None),
+        mend="take the weights from the model's own folder",
+      )
+    stored[own] = name
+  return stored
 
 
 def _check_names(

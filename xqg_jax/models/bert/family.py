@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from xqg_jax.models.bert.config import ARCHITECTURES, BertConfig
+from xqg_jax.models.bert.config import ARCHITECTURES, DPR_TYPE, BertConfig
 from xqg_jax.models.bert.conversion import params_from_hf, params_to_hf
 from xqg_jax.models.bert.encoder import BertEncoder, join_projections
 from xqg_jax.models.family import Family
@@ -22,9 +22,9 @@ _CONSTANTS = (
 
 
 class BertFamily(Family):
-  """mBERT, MiniLM, multilingual-e5, XLM-R."""
+  """mBERT, MiniLM, multilingual-e5, XLM-R, DPR."""
 
-  model_types: ClassVar[Sequence[str]] = tuple(ARCHITECTURES)
+  model_types: ClassVar[Sequence[str]] = (*ARCHITECTURES, DPR_TYPE)
   config_type: ClassVar[type] = BertConfig
   vocabulary_name: ClassVar[str] = "embeddings.word_embeddings"
   dropout_fields: ClassVar[Sequence[str]] = (

@@ -27,8 +27,10 @@ class T5Config:
     logits_via_embedding: whether the output layer is the embedding table,
       scaled by `emb_dim ** -0.5`.
     layer_norm_epsilon: added to the mean square.
-    pad_id: padding, and the first decoder input.
+    pad_id: padding.
     eos_id: ends a text.
+    start_id: the first decoder input; None: `pad_id`.
+    other_eos_ids: tokens that end what the decoder writes, beside `eos_id`.
     dtype: "float32" or "bfloat16", of the products.
   """
 
@@ -46,6 +48,8 @@ class T5Config:
   layer_norm_epsilon: float = 1e-6
   pad_id: int = 0
   eos_id: int = 1
+  start_id: int | None = None
+  other_eos_ids: tuple[int, ...] = ()
   dtype: str = "float32"
 
   def __post_init__(self):
@@ -55,6 +59,16 @@ class T5Config:
         "float16)",
         mend="use bfloat16 or float32",
       )
+
+  @property
+  def first_input(self) -> int:
+    """The first decoder input."""
+    return self.pad_id if self.start_id is None else self.start_id
+
+  @property
+  def end_ids(self) -> tuple[int, ...]:
+    """Tokens that end what the decoder writes."""
+    return (self.eos_id, *self.other_eos_ids)
 
   @classmethod
   def from_hf(
@@ -85,8 +99,7 @@ class T5Config:
         dropout_rate=config.get("dropout_rate", 0.1),
         logits_via_embedding=_is_tied(config),
         layer_norm_epsilon=config.get("layer_norm_epsilon", 1e-6),
-        pad_id=config.get("pad_token_id", 0),
-        eos_id=config.get("eos_token_id", 1),
+        **_read_token_ids(config, where),
       )
     except KeyError as error:
       raise InputError(
@@ -97,7 +110,7 @@ class T5Config:
 
   def to_hf(self) -> dict[str, Any]:
     """The content of a Hugging Face `config.json` for this network."""
-    tied = self.logits_via_embedding
+    tied, ends = self.logits_via_embedding, self.end_ids
     architecture = "T5" if tied else "MT5"
     return {
       "architectures": [f"{architecture}ForConditionalGeneration"],
@@ -117,8 +130,8 @@ class T5Config:
       "is_encoder_decoder": True,
       "tie_word_embeddings": tied,
       "pad_token_id": self.pad_id,
-      "eos_token_id": self.eos_id,
-      "decoder_start_token_id": self.pad_id,
+      "eos_token_id": list(ends) if len(ends) > 1 else self.eos_id,
+      "decoder_start_token_id": self.first_input,
     }
 
 
@@ -136,6 +149,45 @@ def _check_kind(config: Mapping[str, Any], where: object) -> None:
       where=where,
       mend="use mT5 or T5 version 1.1",
     )
+
+
+def _read_token_ids(config: Mapping[str, Any], where: object) -> dict[str, Any]:
+  """Padding, end and start tokens; a padding of null is left to the tokenizer.
+
+  Raises:
+    InputError: one that is no row of the table, or several starts.
+  """
+  ids: dict[str, tuple[int, ...]] = {}
+  for name, usual in (
+    ("pad_token_id", 0),
+    ("eos_token_id", 1),
+    ("decoder_start_token_id", None),
+  ):
+    value = config.get(name)
+    if value is None:
+      value = usual
+    values = value if isinstance(value, list) else [value]
+    is_several = len(values) != 1 and name != "eos_token_id"
+    rows = range(config["vocab_size"])
+    if value is not None and (
+      not values
+      or is_several
+      or any(type(v) is not int or v not in rows for v in values)
+    ):
+      raise InputError(
+        f"{name} is {value!r}",
+        where=where,
+        mend="take config.json from the same place as the weights",
+      )
+    ids[name] = tuple(values)
+  (pad_id,), (start_id,) = ids["pad_token_id"], ids["decoder_start_token_id"]
+  eos_id, *others = ids["eos_token_id"]
+  return {
+    "pad_id": pad_id,
+    "eos_id": eos_id,
+    "start_id": None if start_id == pad_id else start_id,
+    "other_eos_ids": tuple(others),
+  }
 
 
 def _is_tied(config: Mapping[str, Any]) -> bool:

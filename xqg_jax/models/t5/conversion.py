@@ -11,11 +11,17 @@ from xqg_jax.models.parameters import Place
 from xqg_jax.models.t5.config import T5Config
 
 HEAD = "lm_head.weight"
+TABLE = "shared.weight"
+# Names of the one table; of copies, files keep any.
+_TABLE_NAMES = (
+  TABLE,
+  "encoder.embed_tokens.weight",
+  "decoder.embed_tokens.weight",
+)
 STACKS = ("encoder", "decoder")
 # Copies of other tensors, or never used, that published files contain.
 REDUNDANT = (
-  "encoder.embed_tokens.weight",
-  "decoder.embed_tokens.weight",
+  *_TABLE_NAMES,
   "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight",
 )
 _MEND = "take config.json and the weights from one folder"
@@ -67,7 +73,7 @@ def _names(
   config: T5Config, stacks: Sequence[str]
 ) -> Iterator[tuple[str, str, str]]:
   """(Hugging Face's name, our path, kind) of every tensor."""
-  yield "shared.weight", "token_embedder/embedding", "table"
+  yield TABLE, "token_embedder/embedding", "table"
   num_layers = {
     "encoder": config.num_encoder_layers,
     "decoder": config.num_decoder_layers,
@@ -127,12 +133,15 @@ def params_from_hf(
   names, where = list(_names(config, stacks)), getattr(tensors, "where", None)
   others = tuple(f"{stack}." for stack in STACKS if stack not in stacks)
   taken = {name for name in tensors if not name.startswith(others)}
-  _check_names([hf for hf, _, _ in names if hf != HEAD], taken, where)
+  table = _find_table(tensors, config, where)
+  own = [hf for hf, _, _ in names if hf not in (HEAD, TABLE)]
+  _check_names([table, *own], taken | {table} & set(tensors), where)
   shapes = _hf_shapes(config)
   params = {}
   for hf, ours, kind in names:
     # A model saved with its output layer tied has no tensor for it.
-    source = "shared.weight" if hf == HEAD and hf not in tensors else hf
+    is_table = hf == TABLE or (hf == HEAD and hf not in tensors)
+    source = table if is_table else hf
     tensor = np.asarray(tensors[source])
     if tensor.shape != shapes[kind]:
       raise InputError(
@@ -142,6 +151,29 @@ def params_from_hf(
       )
     params[ours] = place(ours, tensor if kind == "table" else tensor.T)
   return flax.traverse_util.unflatten_dict(params, sep="/")
+
+
+def _find_table(
+  tensors: Mapping[str, np.ndarray], config: T5Config, where: object
+) -> str:
+  """The name under which a file holds the table of embeddings.
+
+  Raises:
+    InputError: it holds several that differ.
+  """
+  names = [name for name in _TABLE_NAMES if name in tensors]
+  # Where nothing else is there, the output layer's is the table; a network
+  # that multiplies by the table can have no other.
+  if HEAD in tensors and (config.logits_via_embedding or not names):
+    names.append(HEAD)
+  for name in names[1:]:
+    if not np.array_equal(tensors[names[0]], tensors[name]):
+      raise InputError(
+        f"the tensors {names[0]} and {name} differ, but T5 has one table",
+        where=where,
+        mend="take the weights from the model's own folder",
+      )
+  return names[0] if names else TABLE
 
 
 def _check_names(expected: list[str], found: set[str], where: object) -> None:
