@@ -248,7 +248,7 @@ def test_submission_for_the_leaderboard(world, capsys):
   told = capsys.readouterr().err
   assert "1 of 4 questions have no passages" in told
   assert "3 of 4 questions may have fewer than 5,000 tokens" in told
-  with pytest.raises(InputError, match="question 'q4' is not in"):
+  with pytest.raises(InputError, match="results for 1 questions that are not"):
     submit(
       run=world.base,
       questions=world.questions,
@@ -526,12 +526,49 @@ def test_plans():
 # ------------------------------------------------------------------- bad input
 
 
-def test_unknown_question_names_the_line(world):
-  with world.better.open("a") as file:
-    file.write("q9 Q0 p1 1 1.0 x\n")
-  with pytest.raises(InputError, match=r"better\.trec:8: question 'q9'"):
+def test_some_of_the_questions_that_were_searched(world):
+  whole = run_evaluation(world)
+  with world.questions.open("w") as file:
+    write_questions(file, QUESTIONS[:2])
+  part = run_evaluation(world, output_dir=world.root / "part")
+  for name in ("base", "better"):
+    value = whole.result(name, "R@6t", "fi")["value"]
+    assert part.result(name, "R@6t")["value"] == value
+    assert f"{name}: results for 2 other questions, left out" in part.table
+
+
+def test_runs_of_other_questions_name_the_line(world):
+  write_run(world.better, {"q9": {"p1": 1.0}})
+  with pytest.raises(InputError, match=r"better\.trec:1: no result for a que"):
     run_evaluation(world)
   assert not world.out.exists()
+
+
+def test_judged_questions_need_no_answers_and_no_data(world):
+  with world.questions.open("w") as file:
+    write_questions(file, [Question(f"q{n}", "?", "fi") for n in (1, 2)])
+  qrels = world.root / "qrels.txt"
+  qrels.write_text("q1 0 p1 1\nq2 0 p1 0\nq2 0 p3 1\n")
+  evaluation = run_evaluation(
+    world, qrels=qrels, tokenizer="punkt", punkt_dir=world.root
+  )
+  assert evaluation.scores.measures == ("RR@10", "Success@1")
+  assert "R@kt left out: no question has an answer" in evaluation.table
+  with world.questions.open("a") as file:
+    write_questions(file, [QUESTIONS[2]])
+  mixed = run_evaluation(world, qrels=qrels, output_dir=world.root / "mixed")
+  assert mixed.result("base", "R@6t")["n"] == 1
+  assert "R@kt: without 2 of 3 questions" in mixed.table
+
+
+def test_a_measure_under_two_names_has_one_value(world):
+  qrels = world.root / "qrels.txt"
+  qrels.write_text("q1 0 p1 1\nq1 0 p2 1\nq2 0 p3 1\n")
+  names = ("R@100", "Recall@100", "RR", "MRR", "nDCG@3", "NDCG@3")
+  result = run_evaluation(world, qrels=qrels, measures=names).result
+  for first, second in zip(names[::2], names[1::2], strict=True):
+    assert result("base", first) == result("base", second)
+    assert result("base", first)["value"] > 0
 
 
 def test_unknown_passage_names_the_line(world):

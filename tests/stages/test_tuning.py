@@ -105,9 +105,31 @@ def test_over_a_search_folder(world, search_folder, capsys):
   )
   found = dict(content["cross_validated"])
   assert found.pop("fold_alphas") == [0.1, 0.1]
+  low, high = found.pop("interval")
+  assert low <= found["difference"] <= high
   assert found == pytest.approx(
-    {"value": 100.0, "alpha_0": 100 / 3, "optimistic": 100.0}
+    {
+      "value": 100.0,
+      "alpha_0": 100 / 3,
+      "optimistic": 100.0,
+      "difference": 200 / 3,
+      # Every question gains: as far from zero with both signs alone.
+      "p": 2 / 2**4,
+    }
   )
   written = json.loads((world.root / "tuned" / "tuning.json").read_text())
   assert written == json.loads(json.dumps(content))
-  assert "cross-validated: 100.0 (alpha 0: 33.3" in capsys.readouterr().out
+  told = capsys.readouterr().out
+  assert "cross-validated: 100.0 (alpha 0: 33.3" in told
+  assert "gain: +66.7 (" in told
+  # An identical call reads it, even of files that have moved.
+  (world.root / "tuned" / "tuning.json").write_text(
+    json.dumps(written | {"alpha": 0.5})
+  )
+  moved = world.root / "moved.jsonl"
+  moved.write_bytes(world.questions.read_bytes())
+  assert tune(questions=moved)["alpha"] == 0.5
+  with world.questions.open("a") as file:
+    write_questions(file, [Question("q9", "?", "fi", ("known",))])
+  with pytest.raises(InputError, match="inputs"):
+    tune()

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from xqg_jax.errors import InputError
-from xqg_jax.evaluation.comparison import Scores
+from xqg_jax.evaluation.comparison import Scores, compare_macro
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,16 +20,24 @@ class Choice:
     curve: macro average of each variant on all questions, in percent.
     by_fold: the variant that each fold is scored with.
     value: macro average over questions scored so, in percent.
+    gain: `difference`, `interval` and `p` of that value against the first
+      variant's, as `compare_macro` gives them.
   """
 
   best: str
   curve: Mapping[str, float]
   by_fold: Sequence[str]
   value: float
+  gain: Mapping[str, Any]
 
 
 def choose_alpha(
-  scores: Scores, measure: str, *, num_folds: int, seed: int
+  scores: Scores,
+  measure: str,
+  *,
+  num_folds: int,
+  seed: int,
+  rounds: int = 10_000,
 ) -> Choice:
   """Chooses among the variants of `scores`, with cross-validation.
 
@@ -36,7 +45,8 @@ def choose_alpha(
     scores: the variants in order; of equally good ones the first is taken.
     measure: one of its measures.
     num_folds: parts into which each language's questions are cut.
-    seed: of the cut.
+    seed: of the cut, the randomization test and the bootstrap.
+    rounds: of these two.
 
   Raises:
     InputError: fewer than two folds, or a language with fewer questions.
@@ -55,11 +65,16 @@ def choose_alpha(
     for f in range(num_folds)
   ]
   held_out = values[np.array(chosen)[folds], np.arange(len(folds))]
+  gains = {
+    language: (held_out - values[0])[languages == language]
+    for language in sorted(set(languages.tolist()))
+  }
   return Choice(
     best=names[int(np.argmax(everywhere))],
     curve=dict(zip(names, everywhere.tolist(), strict=True)),
     by_fold=[names[variant] for variant in chosen],
     value=float(_average(held_out[None], languages)[0]),
+    gain=compare_macro(gains, rounds, seed),
   )
 
 

@@ -131,7 +131,7 @@ def _compare(
   if variant != baseline:
     strata = {language: differences[mask] for language, mask in rows.items()}
     _test_languages(languages, strata, rounds, seed)
-    macro |= _test_macro(strata, rounds, seed)
+    macro |= compare_macro(strata, rounds, seed)
   return {"macro": macro, "languages": languages}
 
 
@@ -155,9 +155,19 @@ def _test_languages(
     entry["p_holm"] = float(p_holm)
 
 
-def _test_macro(
+def compare_macro(
   strata: Mapping[str, np.ndarray], rounds: int, seed: int
 ) -> dict[str, Any]:
+  """Tests a difference of macro averages.
+
+  Args:
+    strata: by language, each question's value minus the other value.
+    rounds: of the randomization test and the bootstrap.
+    seed: of both.
+
+  Returns:
+    `difference` and `interval` (95 %) in percent, and `p`.
+  """
   # Each question's share in the macro average's difference.
   shares = [d / (len(strata) * len(d)) for d in strata.values()]
   low, high = paired_bootstrap_interval(

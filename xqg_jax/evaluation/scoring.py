@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from xqg_jax.data.answers import scored_answers
 from xqg_jax.data.passages import Passage
 from xqg_jax.data.qrels import Qrels, read_qrels
 from xqg_jax.data.questions import Question, read_questions
@@ -24,13 +25,14 @@ from xqg_jax.evaluation.trec_measures import (
 )
 from xqg_jax.evaluation.variants import (
   Variant,
-  check_questions,
   count_loose_texts,
+  list_unanswered,
 )
 from xqg_jax.evaluation.word_tokens import (
   TOKENIZER_NOTES,
   TokenizedPassages,
   WordTokenizer,
+  check_tokenizer,
   load_word_tokenizer,
 )
 
@@ -47,6 +49,8 @@ class ScoringInputs:
     token_budgets: budgets of success_at_k_tokens.
     tokenizer: name of the word tokenizer.
     tokenize: the word tokenizer.
+    num_budgets_left_out: budgets that were asked for where no question has an
+      answer to look for.
   """
 
   questions: list[Question]
@@ -56,6 +60,7 @@ class ScoringInputs:
   token_budgets: list[int]
   tokenizer: str
   tokenize: WordTokenizer
+  num_budgets_left_out: int = 0
 
   @classmethod
   def read(
@@ -83,9 +88,13 @@ class ScoringInputs:
         raise InputError(
           f"a token budget is {budget}", mend="use at least one token"
         )
-    needs_answers = bool(budgets) or qrels is None
-    asked = read_questions(questions, require_answers=needs_answers)
+    asked = read_questions(questions, require_answers=qrels is None)
+    if not any(map(scored_answers, asked)):
+      budgets = []
     tokenizer = settings["tokenizer"]
+    check_tokenizer(tokenizer)
+    # Without budgets no token is counted, and no data are needed for it.
+    used = tokenizer if budgets else "no_sentences"
     return cls(
       questions=asked,
       questions_path=questions,
@@ -93,7 +102,8 @@ class ScoringInputs:
       measures=parse_measures(settings["measures"]),
       token_budgets=budgets,
       tokenizer=tokenizer,
-      tokenize=load_word_tokenizer(tokenizer, punkt_dir=punkt_dir),
+      tokenize=load_word_tokenizer(used, punkt_dir=punkt_dir),
+      num_budgets_left_out=len(settings["token_budgets"]) - len(budgets),
     )
 
 
@@ -140,10 +150,24 @@ def score_variants_by_question(
     }
     for variant in variants
   }
-  if inputs.token_budgets:
-    notes = [*notes, TOKENIZER_NOTES[inputs.tokenizer]]
+  notes = [*notes, *_note_tokens(inputs)]
   scores = _to_scores(inputs.questions, columns)
   return scores, [*notes, *_note_gaps(variants, inputs)]
+
+
+def _note_tokens(inputs: ScoringInputs) -> list[str]:
+  if inputs.num_budgets_left_out:
+    return ["R@kt left out: no question has an answer"]
+  if not inputs.token_budgets:
+    return []
+  notes = [TOKENIZER_NOTES[inputs.tokenizer]]
+  without = sum(not question.answers for question in inputs.questions)
+  if without:
+    notes.append(
+      f"R@kt: without {without} of {len(inputs.questions)} questions, which "
+      "have no answers"
+    )
+  return notes
 
 
 def _score_tokens(
@@ -223,7 +247,12 @@ def _to_scores(
 def _note_gaps(variants: Sequence[Variant], inputs: ScoringInputs) -> list[str]:
   notes = []
   for variant in variants:
-    missing = check_questions(variant, inputs.questions, inputs.questions_path)
+    if variant.num_left_out:
+      notes.append(
+        f"{variant.name}: results for {variant.num_left_out} other questions, "
+        "left out"
+      )
+    missing = list_unanswered(variant, inputs.questions)
     if missing:
       notes.append(
         f"{variant.name}: no results for {len(missing)} of "

@@ -68,7 +68,11 @@ def score_rankings(
   values = {name: dict.fromkeys(qrels, 0.0) for name in measures}
   if not ranked:
     return values
-  by_measure = {measure: name for name, measure in measures.items()}
-  for metric in ir_measures.iter_calc(by_measure, qrels, ranked):
-    values[by_measure[metric.measure]][metric.query_id] = metric.value
+  # A measure may have several names, such as R@100 and Recall@100.
+  names: dict[Any, list[str]] = {}
+  for name, measure in measures.items():
+    names.setdefault(measure, []).append(name)
+  for metric in ir_measures.iter_calc(names, qrels, ranked):
+    for name in names[metric.measure]:
+      values[name][metric.query_id] = metric.value
   return values

@@ -48,6 +48,7 @@ class Variant:
     path: the file it came from; None for a variant scored here.
     augmentation: how the passages were augmented, where that is known.
     texts: the texts of a prediction file by the ids made for them.
+    num_left_out: questions of its file that are not evaluated.
   """
 
   name: str
@@ -55,6 +56,7 @@ class Variant:
   path: pathlib.Path | None = None
   augmentation: Augmentation | None = None
   texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  num_left_out: int = 0
 
 
 # --------------------------------------------------------------------- reading
@@ -331,27 +333,34 @@ def _check_passages(
         )
 
 
-def check_questions(
+def keep_questions(
   variant: Variant, questions: Sequence[Question], questions_path: object
-) -> list[str]:
-  """Refuses results of unknown questions.
-
-  Returns:
-    The ids of the questions that the variant has no results for.
+) -> Variant:
+  """Keeps a variant's results for the questions that are evaluated.
 
   Raises:
-    InputError: a question id that the questions lack; the message names the
-      line of the run.
+    InputError: results, and none for these questions.
   """
   known = {question.question_id for question in questions}
-  for question_id in variant.run:
-    if question_id not in known:
-      raise InputError(
-        f"question {question_id!r} is not in {questions_path}",
-        where=_locate(variant, question_id),
-        mend="give the questions that were searched with",
-      )
-  return [q for q in known if not variant.run.get(q)]
+  run = {key: found for key, found in variant.run.items() if key in known}
+  if variant.run and not run:
+    question_id = next(iter(variant.run))
+    raise InputError(
+      f"no result for a question of {questions_path} (the first is for "
+      f"{question_id!r})",
+      where=_locate(variant, question_id),
+      mend="give the questions that were searched with, or some of them",
+    )
+  left_out = len(variant.run) - len(run)
+  return dataclasses.replace(variant, run=run, num_left_out=left_out)
+
+
+def list_unanswered(
+  variant: Variant, questions: Sequence[Question]
+) -> list[str]:
+  """The ids of the questions that the variant has no results for."""
+  ids = (question.question_id for question in questions)
+  return [q for q in ids if not variant.run.get(q)]
 
 
 def _locate(

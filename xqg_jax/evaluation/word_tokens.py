@@ -9,8 +9,8 @@ WordTokenizer = Callable[[str], list[str]]
 TOKENIZER_NOTES = {
   "punkt": "tokens: NLTK word_tokenize with punkt_tab, as the official scorer",
   "no_sentences": (
-    "tokens: sentences were not split first (no punkt_tab data needed); this"
-    " moves R@kt by up to about a point from the official scorer"
+    "tokens: sentences were not split first (no punkt_tab data needed), which"
+    " raises R@kt over the official scorer's (on the demo by 1.2 to 2.7 points)"
   ),
 }
 # What NLTK's tokenizer rewrites beyond white space: straight double quotes,
@@ -26,8 +26,9 @@ def load_word_tokenizer(
   Args:
     name: "punkt" is NLTK's `word_tokenize`, which the official measure uses
       and which needs the data set punkt_tab. "no_sentences" is the same word
-      tokenizer without splitting sentences first; it needs no data and moves
-      R@2kt by up to about a point.
+      tokenizer without splitting sentences first; it needs no data and counts
+      fewer tokens, so that R@2kt rises: on the demo by 1.2 to 2.7 points in
+      the macro average, by up to 5.5 in a language.
     punkt_dir: an NLTK data folder to look in first, the one that holds
       `tokenizers/punkt_tab`.
 
@@ -39,15 +40,20 @@ def load_word_tokenizer(
   """
   from nltk.tokenize import NLTKWordTokenizer, word_tokenize
 
+  check_tokenizer(name)
   if name == "no_sentences":
     return NLTKWordTokenizer().tokenize
-  if name != "punkt":
+  _find_punkt(punkt_dir)
+  return word_tokenize
+
+
+def check_tokenizer(name: str) -> None:
+  """Refuses the name of a word tokenizer that there is not."""
+  if name not in TOKENIZER_NOTES:
     raise InputError(
       f"unknown tokenizer {name!r}",
       mend=f"use one of {', '.join(TOKENIZER_NOTES)}",
     )
-  _find_punkt(punkt_dir)
-  return word_tokenize
 
 
 def _find_punkt(punkt_dir: str | Path | None) -> None:

@@ -28,7 +28,7 @@ from xqg_jax.evaluation.scoring import ScoringInputs, score_variants_by_question
 from xqg_jax.evaluation.search_folder import find_run_file
 from xqg_jax.evaluation.variants import (
   Variant,
-  check_questions,
+  keep_questions,
   plan_augmentations,
   read_needed_passages,
   read_variant,
@@ -72,7 +72,8 @@ def evaluate(
   Args:
     runs: search folders, TREC run files or XOR-Retrieve prediction files
       (`.json`), by the names to show.
-    questions: XOR-TyDi JSONL with answers.
+    questions: XOR-TyDi JSONL, those of the runs or some of them. Answers may
+      be absent where there are qrels: R@2kt is then of the others alone.
     passages: the passages that were searched, a file or a folder of files.
     output_dir: folder to write.
     baseline: name of the run that the others are compared with; the first by
@@ -209,9 +210,10 @@ def _collect_variants(
     variants += score_augmentations(source, planned, k=settings["k"])
   # The baseline comes first in every table.
   variants.sort(key=lambda variant: variant.name != settings["baseline"])
-  for variant in variants:
-    check_questions(variant, inputs.questions, inputs.questions_path)
-  return variants
+  return [
+    keep_questions(variant, inputs.questions, inputs.questions_path)
+    for variant in variants
+  ]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,10 @@ from xqg_jax.data.passages import Passage
 from xqg_jax.data.predictions import MAX_TOKENS, write_predictions
 from xqg_jax.data.questions import Question, read_questions
 from xqg_jax.data.runs import Run
+from xqg_jax.errors import InputError
 from xqg_jax.evaluation.search_folder import find_run_file
 from xqg_jax.evaluation.variants import (
-  check_questions,
+  keep_questions,
   read_needed_passages,
   read_variant,
 )
@@ -48,8 +49,14 @@ def submit(
     InputError: bad input; the message names file and line.
   """
   asked = read_questions(questions)
-  variant = read_variant("run", run)
-  check_questions(variant, asked, questions)
+  variant = keep_questions(read_variant("run", run), asked, questions)
+  if variant.num_left_out:
+    raise InputError(
+      f"results for {variant.num_left_out} questions that are not in "
+      f"{questions}",
+      where=run,
+      mend="give all questions that were searched with",
+    )
   texts, (variant,) = read_needed_passages(passages, [variant])
   folder = claim_output_dir(
     output_dir,
