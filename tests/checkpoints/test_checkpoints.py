@@ -1,7 +1,6 @@
 """Model folders in and out, damaged ones, and the real e5."""
 
 import dataclasses
-import json
 import os
 import pathlib
 import struct
@@ -336,18 +335,9 @@ def test_truncated_safetensors_are_input_errors(hf_folder):
   path = hf_folder / "model.safetensors"
   data = path.read_bytes()
   (length,) = struct.unpack("<Q", data[:8])
-  header = json.loads(data[8 : 8 + length])
-  last = max(
-    (n for n in header if n != "__metadata__"),
-    key=lambda n: header[n]["data_offsets"][1],
-  )
-  for size, message in [
-    (len(data) - 4, f"cut off or damaged: tensor {last}"),
-    (length // 2, "its header is cut off"),
-    (3, "not a safetensors file"),
-    (0, "not a safetensors file"),
-  ]:
+  for size in (len(data) - 4, length // 2, 3, 0):
     path.write_bytes(data[:size])
+    message = "cut off, or not a safetensors file"
     with pytest.raises(InputError, match=message) as error:
       _load(hf_folder)
     assert str(path) in str(error.value)
