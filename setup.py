@@ -52,6 +52,7 @@ SERVE = [
   # Its answers to bad input, and which headers it wants, change between minor
   # releases; tested with 0.165.
   "fastapi>=0.165,<1",
+  "starlette>=1.10,<2",  # its check of hosts reads [::1]; tested with 1.10
   "uvicorn>=0.40,<1",  # `Server.capture_signals` as it is replaced here
 ]
 

@@ -35,6 +35,14 @@ def test_old_models_are_told_apart_from_packages(tmp_path):
     check_file(tmp_path, "from xqg_jax.models import t5_config")
 
 
+def test_settings_that_are_gone_are_told(tmp_path):
+  with pytest.raises(InputError, match=r"mine\.gin:1: .* is gone"):
+    check_file(tmp_path, "REQUESTS_PER_SECOND = 5.0")
+  with pytest.raises(InputError, match=r"^--gin\.REQUESTS_PER_SECOND: "):
+    check_moved_names([], ["REQUESTS_PER_SECOND"])
+  check_file(tmp_path, "# REQUESTS_PER_SECOND = 5.0", "ANSWER_SECONDS = 1.0")
+
+
 def test_names_that_hold_pass(tmp_path):
   check_file(
     tmp_path,

@@ -134,8 +134,7 @@ def service(world):
 
 @pytest.fixture(scope="module")
 def port(service):
-  limits = {"requests_per_second": 1000.0, "burst": 10_000}
-  with _serve(service.answer_batch, service.describe(), **limits) as port:
+  with _serve(service.answer_batch, service.describe()) as port:
     yield port
 
 
@@ -425,8 +424,12 @@ def test_every_answer_carries_security_headers(port):
 
 
 def test_another_host_name_is_refused(port):
-  assert _request(port, "GET", "/", host="evil.example")[0] == 421
-  assert _request(port, "GET", "/", host=f"localhost:{port}")[0] == 200
+  for host in ("evil.example", "evil.localhost", "[::2]", "", "localhost:x"):
+    status, headers, _ = _request(port, "GET", "/", host=host)
+    assert (status, headers["x-frame-options"]) == (400, "DENY")
+  for host in ("localhost", "LOCALHOST", "127.0.0.1", "[::1]"):
+    assert _request(port, "GET", "/", host=f"{host}:{port}")[0] == 200
+    assert _request(port, "GET", "/", host=host)[0] == 200
 
 
 def test_the_openapi_schema_describes_both_sides(port):
@@ -448,18 +451,7 @@ def test_the_page_has_no_inline_script_or_style(port):
   assert "://" not in page
 
 
-# ----------------------------------------------------------- rate, time, load
-
-
-def test_a_client_that_asks_too_often_has_to_wait(service):
-  limits = {"requests_per_second": 5.0, "burst": 3}
-  with _serve(service.answer_batch, service.describe(), **limits) as port:
-    answers = [_request(port, "GET", "/api/info") for _ in range(5)]
-    assert [status for status, *_ in answers] == [200, 200, 200, 429, 429]
-    assert answers[-1][1]["retry-after"] == "1"
-    assert b"too many requests" in answers[-1][2]
-    time.sleep(0.25)
-    assert _request(port, "GET", "/api/info")[0] == 200
+# ----------------------------------------------------------------- time, load
 
 
 def test_slow_answers_and_full_queues_end_in_errors(service):
@@ -541,7 +533,7 @@ def test_a_body_that_never_ends_times_out(service):
     ({"passages": "few.jsonl"}, "39 passages of the index are not in it"),
     ({"passages": "absent.jsonl"}, "no such file"),
     ({"port": 70000}, "cannot listen on 127.0.0.1:70000"),
-    ({"requests_per_second": 0.0}, "requests_per_second is 0"),
+    ({"answer_seconds": 0.0}, "answer_seconds is 0"),
     ({"answer_seconds": float("nan")}, "answer_seconds is nan"),
   ],
   ids=lambda value: next(iter(value), "") if isinstance(value, dict) else "",

@@ -1,4 +1,4 @@
-"""Gin names of version 0.1 and what they are called now."""
+"""Gin names of version 0.1, and what they are called now."""
 
 import pathlib
 import re
@@ -43,6 +43,12 @@ _MOVED = {
   "training.train": "stages.train",
   "tuning.tune_alpha": "stages.tune_alpha",
 }
+# Settings of 0.1 that are gone, and what to do instead.
+_GONE = dict.fromkeys(
+  ("REQUESTS_PER_SECOND", "serve.serve.requests_per_second"),
+  "leave it out; a proxy before the search page can limit requests",
+)
+_SETTING = re.compile(r"\s*([\w.]+)\s*=")
 _IMPORT = re.compile(
   r"\s*from\s+xqg_jax((?:\.models)?)\s+import\s+(\w+)\s*(#.*)?$"
 )
@@ -58,7 +64,8 @@ def check_moved_names(
     bindings: names given as `--gin.NAME`.
 
   Raises:
-    InputError: a name that has moved; says the file, the line and the new name.
+    InputError: a name that has moved or is gone; says the file, the line and
+      the new name.
   """
   for path in paths:
     lines = path.read_text(encoding="utf-8").splitlines()
@@ -66,8 +73,16 @@ def check_moved_names(
       if match := _IMPORT.match(line):
         module = f"{match[1].lstrip('.')}.{match[2]}".lstrip(".")
         _refuse(f"{module}.", f"{path}:{number}", is_import=True)
+      if match := _SETTING.match(line):
+        _refuse_gone(match[1], f"{path}:{number}")
   for name in bindings:
     _refuse(name, f"--gin.{name}", is_import=False)
+    _refuse_gone(name, f"--gin.{name}")
+
+
+def _refuse_gone(name: str, where: str) -> None:
+  if name in _GONE:
+    raise InputError(f"{name} is gone", where=where, mend=_GONE[name])
 
 
 def _refuse(old: str, where: str, *, is_import: bool) -> None:

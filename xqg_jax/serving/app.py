@@ -15,6 +15,7 @@ import uvicorn
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
+from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from xqg_jax.errors import InputError, NativeError
 from xqg_jax.serving.questions import MAX_QUESTION_LENGTH, check_question
@@ -136,9 +137,7 @@ def make_app(
   )
   _add_page(app)
   _add_error_handlers(app)
-  errors = {
-    code: {"model": Error} for code in (400, 408, 413, 421, 422, 429, 503, 504)
-  }
+  errors = {code: {"model": Error} for code in (400, 408, 413, 422, 503, 504)}
 
   @app.get("/api/info", response_model=Description)
   async def info() -> JSONResponse:
@@ -151,6 +150,11 @@ def make_app(
     async with asyncio.timeout(answer_seconds):
       return JSONResponse(await future)
 
+  app.add_middleware(
+    TrustedHostMiddleware,
+    allowed_hosts=limits.hosts or ("*",),
+    www_redirect=False,
+  )
   return RequestLimits(app, limits)
 
 

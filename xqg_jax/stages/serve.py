@@ -15,7 +15,7 @@ from xqg_jax.data.passage_lookup import read_shown_passages
 from xqg_jax.errors import InputError
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.serving.live_search import MAX_BATCH, LiveSearch
-from xqg_jax.serving.request_limits import LOOPBACK_NAMES, Limits
+from xqg_jax.serving.request_limits import LOOPBACK_HOSTS, Limits
 from xqg_jax.serving.service import SearchService
 from xqg_jax.serving.worker import QuestionWorker
 
@@ -34,7 +34,6 @@ def serve(
   alpha: float = 0.01,
   host: str = "127.0.0.1",
   port: int = 8000,
-  requests_per_second: float = 50.0,
   answer_seconds: float = 10.0,
 ) -> None:
   """Serves the search page until SIGINT or SIGTERM.
@@ -53,7 +52,6 @@ def serve(
     alpha: where the page's slider starts, where the index is not of a view.
     host: address to listen on; beyond this machine only if it says so.
     port: port to listen on; 0 takes a free one.
-    requests_per_second: of one client; twice as many at once.
     answer_seconds: the longest that a request waits.
 
   Raises:
@@ -62,17 +60,11 @@ def serve(
     ScannError: ScaNN failed or crashed.
   """
   app_module = _import_app()
-  for name, value in (
-    ("requests_per_second", requests_per_second),
-    ("answer_seconds", answer_seconds),
-  ):
-    if not 0 < value < float("inf"):
-      raise InputError(f"{name} is {value}", mend="use more than 0")
-  limits = Limits(
-    requests_per_second=requests_per_second,
-    burst=max(1, round(2 * requests_per_second)),
-    hosts=LOOPBACK_NAMES if host in LOOPBACK_NAMES else (),
-  )
+  if not 0 < answer_seconds < float("inf"):
+    raise InputError(
+      f"answer_seconds is {answer_seconds}", mend="use more than 0"
+    )
+  limits = Limits(hosts=LOOPBACK_HOSTS if _is_loopback(host) else ())
   with (
     app_module.open_socket(host, port) as listener,
     LiveSearch(
@@ -116,10 +108,19 @@ def _import_app() -> ModuleType:
   return serving_app
 
 
+def _name_host(host: str) -> str:
+  """As it stands in a URL."""
+  return f"[{host}]" if ":" in host else host
+
+
+def _is_loopback(host: str) -> bool:
+  return _name_host(host) in LOOPBACK_HOSTS
+
+
 def _announce(host: str, port: int) -> None:
-  name = f"[{host}]" if ":" in host else host
+  name = _name_host(host)
   print(f"xqg serve: http://{name}:{port}/", file=sys.stderr, flush=True)
-  if host not in LOOPBACK_NAMES:
+  if not _is_loopback(host):
     print(
       "xqg serve: this address can be reached from other machines, and there "
       "is no password",
