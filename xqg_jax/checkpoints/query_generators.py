@@ -31,7 +31,8 @@ from xqg_jax.checkpoints.t5x.networks import (
 )
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import fingerprint, read_json
-from xqg_jax.io.paths import absolute_path, is_url, to_path
+from xqg_jax.io.paths import absolute_path, to_path
+from xqg_jax.io.urls import is_url
 from xqg_jax.models.parameters import (
   param_axes,
   param_shapes,

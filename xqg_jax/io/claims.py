@@ -2,16 +2,18 @@
 
 import contextlib
 import fcntl
+import fnmatch
 import json
 import os
-import pathlib
 import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.buckets import BucketPath
 from xqg_jax.io.files import format_json, partial_path, read_json
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.leases import folder_is_locked, hold_lease
+from xqg_jax.io.paths import Path, to_path
 
 # What a run writes first, what its settings were, and what it writes last.
 RUN_FILE = "run.json"
@@ -21,7 +23,7 @@ MANIFEST_FILE = "manifest.json"
 
 def claim_output_dir(
   output_dir: str | os.PathLike, *, stage: str, arguments: Mapping[str, Any]
-) -> pathlib.Path:
+) -> Path:
   """Claims `output_dir` for this run, or resumes the same run there.
 
   Args:
@@ -49,14 +51,17 @@ def claim_output_dir(
         where=folder,
         mend="choose another OUTPUT_DIR",
       )
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_once(run_file, format_json(claim))
+    write_once(run_file, format_json(claim))
   check_same_run(read_json(run_file), claim, where=folder)
   return folder
 
 
-def _write_once(path: pathlib.Path, text: str) -> None:
+def write_once(path: Path, text: str) -> None:
   """Writes a file atomically; of several processes the first one wins."""
+  if isinstance(path, BucketPath):
+    path.write_if(text.encode(), known=None)
+    return
+  path.parent.mkdir(parents=True, exist_ok=True)
   partial = partial_path(path.with_name(f"{path.name}.{uuid.uuid4().hex}"))
   try:
     partial.write_text(text, encoding="utf-8")
@@ -70,10 +75,12 @@ def _write_once(path: pathlib.Path, text: str) -> None:
     partial.unlink(missing_ok=True)
 
 
-def _is_empty(folder: pathlib.Path) -> bool:
+def _is_empty(folder: Path) -> bool:
   """Whether nothing is in a folder but what claims begin with."""
   begun = f".{RUN_FILE}*.partial"
-  return folder.is_dir() and all(p.match(begun) for p in folder.iterdir())
+  return folder.is_dir() and all(
+    fnmatch.fnmatch(path.name, begun) for path in folder.iterdir()
+  )
 
 
 def check_same_run(
@@ -98,10 +105,11 @@ def check_same_run(
 
 
 @contextlib.contextmanager
-def lock_folder(folder: pathlib.Path, name: str = ".lock") -> Iterator[None]:
+def lock_folder(folder: Path, name: str = ".lock") -> Iterator[None]:
   """Keeps a second process from writing the same folder.
 
-  The lock goes with the process, however that ends.
+  The lock goes with the process, however that ends; in a bucket as
+  `leases.hold_lease` says.
 
   Args:
     folder: what is to be written.
@@ -110,13 +118,13 @@ def lock_folder(folder: pathlib.Path, name: str = ".lock") -> Iterator[None]:
   Raises:
     InputError: another process holds the lock.
   """
+  if isinstance(folder, BucketPath):
+    with hold_lease(folder / name):
+      yield
+    return
   with open(folder / name, "w") as file:
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-      raise InputError(
-        "another process is writing this folder",
-        where=folder,
-        mend="wait for it or choose another OUTPUT_DIR",
-      ) from None
+      raise folder_is_locked(folder) from None
     yield

@@ -3,18 +3,21 @@
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
 import pathlib
 import shutil
+import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 
 from xqg_jax.errors import InputError
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.buckets import BucketPath
+from xqg_jax.io.paths import Path, to_path
 
 
 def find_cache_folder() -> pathlib.Path:
@@ -28,9 +31,17 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   """Yields a temporary sibling of `path` that becomes `path` on success.
 
   The file or folder written to the yielded name is renamed when the block
-  ends and removed when it raises, so a reader never sees half of it.
+  ends and removed when it raises, so a reader never sees half of it. For a
+  bucket it is a local one, copied there when the block ends: each file whole
+  or not at all, `manifest.json` the last of a folder.
   """
   path = to_path(path)
+  if isinstance(path, BucketPath):
+    with tempfile.TemporaryDirectory() as folder:
+      local = pathlib.Path(folder, path.name)
+      yield local
+      path.upload(local)
+    return
   path.parent.mkdir(parents=True, exist_ok=True)
   partial = partial_path(path)
   _remove(partial)
@@ -159,8 +170,7 @@ def read_lines(
   path = to_path(path)
   where, number = str(path), 0
   try:
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+    with open_text(path) as file:
       for number, line in enumerate(file, start=1):
         where = f"{path}:{number}"
         yield where, line.rstrip(ends)
@@ -182,9 +192,24 @@ def read_lines(
     ) from None
 
 
+@contextlib.contextmanager
+def open_text(path: Path) -> Iterator[IO[str]]:
+  """Opens UTF-8 text, decompressed if the name ends in `.gz`.
+
+  A byte order mark at its beginning is left out.
+  """
+  with path.open("rb") as raw, contextlib.ExitStack() as stack:
+    file = raw
+    if path.suffix == ".gz":
+      file = stack.enter_context(gzip.open(raw))
+    yield stack.enter_context(
+      io.TextIOWrapper(file, encoding="utf-8-sig", newline="\n")
+    )
+
+
 def sha256_file(path: str | os.PathLike) -> str:
   """SHA-256 of a file's bytes, in hexadecimal."""
-  with open(path, "rb") as file:
+  with to_path(path).open("rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -6,16 +6,19 @@ import logging
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Iterator
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.buckets import BucketPath
+from xqg_jax.io.paths import Path
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _FULL_WORDS = tuple(os.strerror(number) for number in _FULL)
 
 
 @contextlib.contextmanager
-def tell_of_full_disk(folder: pathlib.Path) -> Iterator[None]:
+def tell_of_full_disk(folder: Path) -> Iterator[None]:
   """Turns the errors of a full disk into one line.
 
   Raises:
@@ -32,8 +35,7 @@ def tell_of_full_disk(folder: pathlib.Path) -> Iterator[None]:
     is_full = _is_full(error)
     if not is_full:
       raise
-    there = next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
-    free = shutil.disk_usage(there).free / 1e9
+    free = shutil.disk_usage(_find_disk(folder)).free / 1e9
     raise InputError(
       f"the disk is full ({free:.1f} GB free)",
       where=folder,
@@ -42,6 +44,13 @@ def tell_of_full_disk(folder: pathlib.Path) -> Iterator[None]:
   finally:
     for logger in () if is_full else loggers:
       logger.removeFilter(quiet)
+
+
+def _find_disk(folder: Path) -> pathlib.Path:
+  """A folder on the disk that what goes to `folder` is written to."""
+  if isinstance(folder, BucketPath):  # first written to a temporary file
+    return pathlib.Path(tempfile.gettempdir())
+  return next(p for p in (folder, *folder.absolute().parents) if p.is_dir())
 
 
 class _FullDiskFilter(logging.Filter):

@@ -16,13 +16,13 @@ from typing import Any
 import tensorstore as ts
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.buckets import BucketPath, storage_context
 from xqg_jax.io.files import atomic_path
-from xqg_jax.io.paths import absolute_path, is_url, split_url
+from xqg_jax.io.paths import absolute_path, to_path
+from xqg_jax.io.urls import is_url
 
 # One for all reads: arrays opened with it share connections and limits.
-CONTEXT = ts.Context({"file_io_concurrency": {"limit": 64}})
-
-_BUCKETS = {"gs": "gcs", "s3": "s3"}
+CONTEXT = storage_context()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,10 +34,7 @@ class Location:
   @classmethod
   def of(cls, path: str | os.PathLike) -> "Location":
     """Takes a path as users write it: relative, absolute, or a URL."""
-    text = os.fspath(path)
-    if not is_url(text) or split_url(text)[0] == "file":
-      return cls(str(absolute_path(text)))
-    return cls("://".join(split_url(text)).rstrip("/"))
+    return cls(str(absolute_path(path)))
 
   def __str__(self) -> str:
     return self.path
@@ -69,17 +66,10 @@ class Location:
     >>> Location.of("gs://models/mt5/checkpoint_5").kvstore()
     {'driver': 'gcs', 'bucket': 'models', 'path': 'mt5/checkpoint_5/'}
     """
-    if self.is_local:
-      return {"driver": "file", "path": f"{self.path}/"}
-    scheme, rest = split_url(self.path)
-    if scheme not in _BUCKETS:
-      return {"driver": scheme, "path": f"{rest}/"}
-    bucket, _, path = rest.partition("/")
-    return {
-      "driver": _BUCKETS[scheme],
-      "bucket": bucket,
-      "path": f"{path}/" if path else "",
-    }
+    path = to_path(self.path)
+    if isinstance(path, BucketPath):
+      return path.kvstore()
+    return {"driver": "file", "path": f"{path}/"}
 
   def _open(self) -> ts.KvStore:
     try:

@@ -24,7 +24,7 @@ from xqg_jax.checkpoints.t5x.networks import open_t5x, read_t5x_step
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import read_json, write_json
-from xqg_jax.io.paths import is_url
+from xqg_jax.io.urls import is_url
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 
 FORMATS = ("hugging_face", "t5x")

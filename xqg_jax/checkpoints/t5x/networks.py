@@ -19,7 +19,7 @@ from xqg_jax.checkpoints.t5x.layouts import (
 )
 from xqg_jax.errors import InputError
 from xqg_jax.io.locations import Location
-from xqg_jax.io.paths import is_url
+from xqg_jax.io.urls import is_url
 from xqg_jax.models.parameters import param_shapes
 from xqg_jax.models.t5 import network
 from xqg_jax.text.sentencepiece import read_sentencepiece
