@@ -7,7 +7,6 @@ reduction and which alpha; the augmented vectors are made while they are read.
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -26,7 +25,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.io.claims import lock_folder
 from xqg_jax.io.files import fingerprint, read_json
 from xqg_jax.io.locations import Location, find_location
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.store.shards import ShardArrays, write_shards
 from xqg_jax.store.store import (
   EmbeddingStore,
@@ -166,7 +165,7 @@ def _read_means(view: Mapping[str, Any]) -> Means | None:
 def materialize_vectors(
   blocks: Blocks,
   source: EmbeddingStore,
-  folder: pathlib.Path,
+  folder: Path,
   *,
   augmentation: Mapping[str, Any],
 ) -> EmbeddingStore:

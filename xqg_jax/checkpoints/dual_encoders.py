@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -33,7 +32,7 @@ from xqg_jax.checkpoints.query_generators import load_query_generator
 from xqg_jax.checkpoints.steps import load_params
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_json
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.models.dual_encoder.config import (
   SIDES,
   DualEncoderConfig,
@@ -121,7 +120,7 @@ def load_dual_encoder(
 
 
 def _read_common(
-  folders: list[pathlib.Path],
+  folders: list[Path],
 ) -> tuple[EncoderConfig, Tokenizer]:
   """The transformer's sizes and the tokenizer, which all sides share."""
   found = []
@@ -150,7 +149,7 @@ def _take_encoder(
 
 
 def _read_side(
-  folder: pathlib.Path,
+  folder: Path,
   model_config: EncoderConfig,
   config: DualEncoderConfig,
   place: Place,
@@ -182,8 +181,8 @@ def _below(name: str, place: Place) -> Place:
 
 
 def _read_config(
-  folder: pathlib.Path,
-  sides: Mapping[str, pathlib.Path],
+  folder: Path,
+  sides: Mapping[str, Path],
   given: DualEncoderConfig | None,
   max_length: int | None,
 ) -> DualEncoderConfig:
@@ -219,7 +218,7 @@ def _read_config(
 
 
 def _read_structure(
-  folder: pathlib.Path,
+  folder: Path,
 ) -> tuple[ProjectionConfig | None, bool]:
   """The projection of a folder's weights, and whether its sides share them."""
   path = folder / DUAL_ENCODER_FILE
@@ -229,9 +228,7 @@ def _read_structure(
   return read_projection_config(folder), True
 
 
-def _read_stated(
-  folder: pathlib.Path, max_length: int | None
-) -> DualEncoderConfig:
+def _read_stated(folder: Path, max_length: int | None) -> DualEncoderConfig:
   path = folder / DUAL_ENCODER_FILE
   if path.exists():
     return _read_own(path)
@@ -245,7 +242,7 @@ def _read_stated(
   return config
 
 
-def _read_own(path: pathlib.Path) -> DualEncoderConfig:
+def _read_own(path: Path) -> DualEncoderConfig:
   try:
     values = read_json(path)
     if values.get("projection"):
@@ -260,7 +257,7 @@ def _read_own(path: pathlib.Path) -> DualEncoderConfig:
 
 
 def _join(
-  query: DualEncoderConfig, passage: DualEncoderConfig, where: pathlib.Path
+  query: DualEncoderConfig, passage: DualEncoderConfig, where: Path
 ) -> DualEncoderConfig:
   """Takes prefix and length of each side from its own folder."""
   own = ("passage_prefix", "passage_length")
@@ -303,7 +300,7 @@ def export_dual_encoder(
 
 
 def _export_side(
-  folder: pathlib.Path,
+  folder: Path,
   encoder: DualEncoder,
   params: Params,
   config: DualEncoderConfig,

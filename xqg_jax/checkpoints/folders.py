@@ -12,7 +12,6 @@ A CHECKPOINT_PATH is one of
 
 import dataclasses
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -29,7 +28,7 @@ from xqg_jax.checkpoints.steps import find_checkpoint
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import write_json
 from xqg_jax.io.locations import Location
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.models.dual_encoder.config import (
   SIDES,
   DualEncoderConfig,
@@ -54,7 +53,7 @@ _HUB_WEIGHTS = (
 
 def find_folder(
   checkpoint_path: str | os.PathLike,
-) -> tuple[pathlib.Path, pathlib.Path | None]:
+) -> tuple[Path, Path | None]:
   """The folder of a model, and its step's folder unless it is in HF form.
 
   Raises:
@@ -91,7 +90,7 @@ def find_folder(
   return folder, step
 
 
-def find_side_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def find_side_folders(folder: Path) -> dict[str, Path]:
   """The folders of a dual encoder's two sides; none where both share one.
 
   Raises:
@@ -115,7 +114,7 @@ def find_side_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   return folders
 
 
-def _download(name: str) -> pathlib.Path:
+def _download(name: str) -> Path:
   import huggingface_hub
   from huggingface_hub import errors
 

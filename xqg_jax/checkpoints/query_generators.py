@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +30,7 @@ from xqg_jax.checkpoints.t5x.networks import (
 )
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import fingerprint, read_json
-from xqg_jax.io.paths import absolute_path, to_path
+from xqg_jax.io.paths import Path, absolute_path, to_path
 from xqg_jax.io.urls import is_url
 from xqg_jax.models.parameters import (
   param_axes,
@@ -179,7 +178,7 @@ def _load_folder(
   return config, params, tokenizer
 
 
-def _read_config(folder: pathlib.Path) -> dict[str, Any]:
+def _read_config(folder: Path) -> dict[str, Any]:
   """`config.json`, with the tokens that transformers would generate by."""
   values = read_json(folder / CONFIG_FILE)
   path = folder / _GENERATION_FILE
@@ -199,7 +198,7 @@ def _pad_as(tokenizer: Tokenizer, config: network.T5Config) -> network.T5Config:
 
 
 def _find_tokenizer(
-  folder: pathlib.Path, tokenizer_path: str | os.PathLike | None
+  folder: Path, tokenizer_path: str | os.PathLike | None
 ) -> Tokenizer:
   """The folder's tokenizer, or the one given where the folder has none."""
   if tokenizer_path is None:

@@ -4,7 +4,6 @@ Beside `params` a trainer may keep other items of the same step.
 """
 
 import os
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -17,13 +16,13 @@ from flax import traverse_util
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path
-from xqg_jax.io.paths import absolute_path, to_path
+from xqg_jax.io.paths import Path, absolute_path, to_path
 
 PARAMS_ITEM = "params"
 STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 
 
-def step_folder(model_dir: str | os.PathLike, step: int) -> pathlib.Path:
+def step_folder(model_dir: str | os.PathLike, step: int) -> Path:
   """The folder of a step's checkpoint.
 
   >>> step_folder("models/e5", 1000).name
@@ -52,7 +51,7 @@ def list_steps(model_dir: str | os.PathLike) -> list[int]:
   return sorted(int(match[1]) for match in found if match)
 
 
-def find_checkpoint(checkpoint_path: str | os.PathLike) -> pathlib.Path | None:
+def find_checkpoint(checkpoint_path: str | os.PathLike) -> Path | None:
   """The folder `checkpoint_<step>` that a path means, or None.
 
   Args:
@@ -67,7 +66,7 @@ def find_checkpoint(checkpoint_path: str | os.PathLike) -> pathlib.Path | None:
 
 def save_params(
   model_dir: str | os.PathLike, step: int, params: Mapping[str, Any]
-) -> pathlib.Path:
+) -> Path:
   """Writes `checkpoint_<step>/params`, atomically, and returns the step folder.
 
   Raises:
@@ -133,7 +132,7 @@ def _check_shapes(
   params: Mapping[str, Any],
   expected: Mapping[str, Any],
   *,
-  where: pathlib.Path,
+  where: Path,
 ) -> None:
   found = traverse_util.flatten_dict(params, sep="/")
   wanted = traverse_util.flatten_dict(expected, sep="/")
@@ -169,7 +168,7 @@ def _make_target(
   )
 
 
-def _check_finite(params: Mapping[str, Any], path: pathlib.Path) -> None:
+def _check_finite(params: Mapping[str, Any], path: Path) -> None:
   flat = traverse_util.flatten_dict(params, sep="/")
   finite = jax.jit(
     lambda tree: jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)

@@ -9,7 +9,6 @@ import collections
 import dataclasses
 import json
 import os
-import pathlib
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -22,6 +21,7 @@ from xqg_jax.data.generated_queries import (
 from xqg_jax.data.json_lines import write_json_line
 from xqg_jax.data.passages import Passage, read_passages
 from xqg_jax.errors import InputError
+from xqg_jax.io.paths import Path
 
 Queries = Mapping[str, Sequence[str]]
 
@@ -158,7 +158,7 @@ def _check_known(
 
 
 def read_blocks(
-  collection: Collection, *, block_size: int, scratch_dir: pathlib.Path
+  collection: Collection, *, block_size: int, scratch_dir: Path
 ) -> Iterator[Block]:
   """Streams the collection, `block_size` passages at a time.
 
@@ -209,7 +209,7 @@ def _cut(
 
 
 def _sort_queries(
-  collection: Collection, block_size: int, scratch_dir: pathlib.Path
+  collection: Collection, block_size: int, scratch_dir: Path
 ) -> None:
   """Writes the generated queries to one file per block."""
   shutil.rmtree(scratch_dir, ignore_errors=True)
@@ -228,7 +228,7 @@ def _sort_queries(
 
 
 def _append_sorted(
-  scratch_dir: pathlib.Path, waiting: dict[int, list[tuple[int, Queries]]]
+  scratch_dir: Path, waiting: dict[int, list[tuple[int, Queries]]]
 ) -> None:
   for block, items in waiting.items():
     with open(scratch_dir / f"{block}.jsonl", "a", encoding="utf-8") as file:
@@ -237,7 +237,7 @@ def _append_sorted(
   waiting.clear()
 
 
-def _read_sorted(scratch_dir: pathlib.Path, block: Block) -> list[Queries]:
+def _read_sorted(scratch_dir: Path, block: Block) -> list[Queries]:
   queries: list[Queries] = [{} for _ in block.passages]
   path = scratch_dir / f"{block.index}.jsonl"
   if path.exists():

@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-import pathlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -16,7 +16,7 @@ from xqg_jax.data.json_lines import (
 from xqg_jax.data.languages import get_language
 from xqg_jax.data.passages import Passage, from_passage
 from xqg_jax.errors import InputError
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class GeneratedQueries:
   queries: Mapping[str, tuple[str, ...]]
 
 
-def list_shards(path: str | pathlib.Path) -> list[pathlib.Path]:
+def list_shards(path: str | os.PathLike) -> list[Path]:
   """The JSONL files of a folder in order of name, or the one file itself.
 
   Raises:
@@ -47,7 +47,7 @@ def list_shards(path: str | pathlib.Path) -> list[pathlib.Path]:
 
 
 def read_generated_queries(
-  path: str | pathlib.Path,
+  path: str | os.PathLike,
 ) -> Iterator[tuple[str, GeneratedQueries]]:
   """Streams generated queries of the released xQG4xDR form.
 

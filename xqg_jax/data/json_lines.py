@@ -2,7 +2,7 @@
 
 import io
 import json
-import pathlib
+import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -15,7 +15,7 @@ _HALF = re.compile("[\ud800-\udfff]")
 
 
 def read_json_lines(
-  path: str | pathlib.Path,
+  path: str | os.PathLike,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields (`file:line`, object) for each non-blank line of a JSONL file.
 

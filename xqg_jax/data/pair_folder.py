@@ -3,7 +3,6 @@
 import collections
 import functools
 import os
-import pathlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from xqg_jax.data.languages import get_language
@@ -12,7 +11,7 @@ from xqg_jax.data.qrels import read_qrels
 from xqg_jax.data.questions import read_questions
 from xqg_jax.data.training_pairs import TrainingPair, read_training_pairs
 from xqg_jax.errors import InputError
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 
 # Larger files are streamed anew for each language.
 MAX_CACHED_BYTES = 64 * 2**20
@@ -24,7 +23,7 @@ QUESTIONS_FILE = "questions_dev.jsonl"
 QRELS_FILE = "qrels_dev.tsv"
 
 
-def find_splits(data_dir: str | os.PathLike) -> dict[str, pathlib.Path]:
+def find_splits(data_dir: str | os.PathLike) -> dict[str, Path]:
   """What each split of a folder's tasks reads, as `read_pairs` takes it."""
   folder = to_path(data_dir)
   splits = {"train": folder / PAIRS_FILE}
@@ -36,8 +35,8 @@ def find_splits(data_dir: str | os.PathLike) -> dict[str, pathlib.Path]:
 
 
 def keep_splits_in(
-  language: str, split_to_path: Mapping[str, pathlib.Path]
-) -> dict[str, pathlib.Path]:
+  language: str, split_to_path: Mapping[str, Path]
+) -> dict[str, Path]:
   """The splits that have pairs in the language, and `train` in any case."""
   return {
     split: path
@@ -47,7 +46,7 @@ def keep_splits_in(
 
 
 def find_languages(
-  path: pathlib.Path, languages: Sequence[str] | None = None
+  path: Path, languages: Sequence[str] | None = None
 ) -> list[str]:
   """The languages of a file's pairs, or those given, all known.
 
@@ -65,7 +64,7 @@ def find_languages(
   return [get_language(code, where=path).code for code in codes]
 
 
-def read_pairs(path: str | pathlib.Path) -> Iterable[TrainingPair]:
+def read_pairs(path: str | os.PathLike) -> Iterable[TrainingPair]:
   """The pairs of a file, or of the dev questions of a collection's folder.
 
   A folder needs `questions_dev.jsonl`, `qrels_dev.tsv` and `passages.tsv`: a
@@ -84,13 +83,13 @@ def read_pairs(path: str | pathlib.Path) -> Iterable[TrainingPair]:
 
 
 @functools.lru_cache(maxsize=4)
-def _read_once(path: pathlib.Path, modified: int) -> tuple[TrainingPair, ...]:
+def _read_once(path: Path, modified: int) -> tuple[TrainingPair, ...]:
   del modified  # part of the key: a file that changed is read again
   read = _read_judged_pairs if path.is_dir() else read_training_pairs
   return tuple(read(path))
 
 
-def _read_judged_pairs(folder: pathlib.Path) -> Iterator[TrainingPair]:
+def _read_judged_pairs(folder: Path) -> Iterator[TrainingPair]:
   relevant = {
     question_id: [name for name, relevance in judged.items() if relevance > 0]
     for question_id, judged in read_qrels(folder / QRELS_FILE).items()
@@ -114,7 +113,7 @@ def _read_judged_pairs(folder: pathlib.Path) -> Iterator[TrainingPair]:
       )
 
 
-def count_pairs(path: str | pathlib.Path) -> Mapping[str, int]:
+def count_pairs(path: str | os.PathLike) -> Mapping[str, int]:
   """Counts the pairs of each language (`""`: language not given).
 
   Raises:
@@ -125,6 +124,6 @@ def count_pairs(path: str | pathlib.Path) -> Mapping[str, int]:
 
 
 @functools.lru_cache(maxsize=64)
-def _count_once(path: pathlib.Path, modified: int) -> Mapping[str, int]:
+def _count_once(path: Path, modified: int) -> Mapping[str, int]:
   del modified  # part of the key
   return collections.Counter(pair.language for pair in read_pairs(path))

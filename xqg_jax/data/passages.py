@@ -5,7 +5,7 @@ Readers stream, name file and line of whatever is wrong, and accept `.gz`.
 
 import dataclasses
 import io
-import pathlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -19,7 +19,7 @@ from xqg_jax.data.json_lines import (
 from xqg_jax.data.passage_tsv import read_rows, write_rows
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_lines
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Passage:
 
 
 def read_passages(
-  path: str | pathlib.Path,
+  path: str | os.PathLike,
   *,
   on_empty: Callable[[str, Passage], object] | None = None,
 ) -> Iterator[Passage]:
@@ -80,7 +80,7 @@ def read_passages(
 _PASSAGE_SUFFIXES = (".tsv", ".jsonl", ".tsv.gz", ".jsonl.gz")
 
 
-def list_passage_files(path: str | pathlib.Path) -> list[pathlib.Path]:
+def list_passage_files(path: str | os.PathLike) -> list[Path]:
   """The files of passages in a folder in order of name, or the one itself.
 
   Raises:
@@ -101,13 +101,13 @@ def list_passage_files(path: str | pathlib.Path) -> list[pathlib.Path]:
   )
 
 
-def _parse_tsv_passages(path: pathlib.Path) -> Iterator[tuple[str, Passage]]:
+def _parse_tsv_passages(path: Path) -> Iterator[tuple[str, Passage]]:
   for where, fields in read_rows(read_lines(path, ends="\n")):
     passage_id, text, title = fields
     yield where, Passage(check_id(passage_id, "passage", where), text, title)
 
 
-def _parse_json_passages(path: pathlib.Path) -> Iterator[tuple[str, Passage]]:
+def _parse_json_passages(path: Path) -> Iterator[tuple[str, Passage]]:
   for where, row in read_json_lines(path):
     yield where, to_passage(row, where)
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 import io
-import pathlib
+import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -30,7 +30,7 @@ class Question:
 
 
 def read_questions(
-  path: str | pathlib.Path, *, require_answers: bool = False
+  path: str | os.PathLike, *, require_answers: bool = False
 ) -> list[Question]:
   """Reads XOR-TyDi questions (`id, question, lang, answers, split`).
 

@@ -3,7 +3,7 @@
 import dataclasses
 import io
 import math
-import pathlib
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -44,7 +44,7 @@ class TrainingPair:
   negative_scores: tuple[float, ...] = ()
 
 
-def read_training_pairs(path: str | pathlib.Path) -> Iterator[TrainingPair]:
+def read_training_pairs(path: str | os.PathLike) -> Iterator[TrainingPair]:
   """Streams pairs of Tevatron/DPR form.
 
   One JSON object a line: `query_id`, `query`, `positive_passages` and

@@ -19,7 +19,6 @@ The baseline has no difference, interval and p. Pooled evaluations add `seeds`
 import dataclasses
 import functools
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,7 +27,7 @@ from xqg_jax.evaluation.comparison import Scores, read_scores, write_scores
 from xqg_jax.evaluation.tables import format_table, measure_label
 from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import read_json, write_json, write_text
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 
 FORMAT_VERSION = 1
 METRICS_FILE = "metrics.json"
@@ -41,7 +40,7 @@ EXAMPLES_FILE = "examples.json"
 class Evaluation:
   """A finished evaluation: its folder and what stands in `metrics.json`."""
 
-  folder: pathlib.Path
+  folder: Path
   metrics: Mapping[str, Any]
 
   @property
@@ -84,7 +83,7 @@ def load_evaluation(folder: str | os.PathLike) -> Evaluation:
 
 
 def write_evaluation(
-  folder: pathlib.Path, scores: Scores, metrics: Mapping[str, Any]
+  folder: Path, scores: Scores, metrics: Mapping[str, Any]
 ) -> None:
   """Writes `per_question.jsonl`, `metrics.json` and `table.txt`."""
   write_scores(folder / SCORES_FILE, scores)

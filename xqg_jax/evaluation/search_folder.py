@@ -1,10 +1,9 @@
 """The files that `search` writes: run, question vectors, manifest."""
 
 import os
-import pathlib
 
 from xqg_jax.errors import InputError
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 
 FORMAT_VERSION = 1
 RUN_FILE = "run.trec"
@@ -13,7 +12,7 @@ EMBEDDINGS_FILE = f"{EMBEDDINGS_KEY}.npy"
 RUN_KEY = "run"
 
 
-def find_run_file(path: str | os.PathLike) -> pathlib.Path:
+def find_run_file(path: str | os.PathLike) -> Path:
   """The file that holds the ranking: in a search folder, its `run.trec`.
 
   Raises:

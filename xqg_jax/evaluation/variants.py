@@ -8,7 +8,6 @@ search folder under another augmentation.
 import dataclasses
 import hashlib
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +31,7 @@ from xqg_jax.indexes.exact.all_augmentations import score_variants
 from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import read_json, read_lines, sha256_file
 from xqg_jax.io.locations import find_location
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 
 _TEXT_ID = "text:"
 _SEARCH_AGAIN = "search again with a new OUTPUT_DIR"
@@ -53,7 +52,7 @@ class Variant:
 
   name: str
   run: Run
-  path: pathlib.Path | None = None
+  path: Path | None = None
   augmentation: Augmentation | None = None
   texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
   num_left_out: int = 0
@@ -80,7 +79,7 @@ def read_variant(name: str, path: str | os.PathLike) -> Variant:
   return Variant(name, read_run(file), file, augmentation)
 
 
-def _read_prediction_variant(name: str, path: pathlib.Path) -> Variant:
+def _read_prediction_variant(name: str, path: Path) -> Variant:
   run: Run = {}
   texts: dict[str, str] = {}
   for prediction in read_predictions(path):
@@ -97,7 +96,7 @@ def _read_prediction_variant(name: str, path: pathlib.Path) -> Variant:
 
 
 def _read_augmentation(
-  folder: pathlib.Path, manifest: Mapping[str, Any]
+  folder: Path, manifest: Mapping[str, Any]
 ) -> Augmentation | None:
   """None for a store, and for a view that is no longer there."""
   if not manifest.get("embeddings"):
@@ -110,7 +109,7 @@ def _read_augmentation(
 
 
 def _open_embeddings(
-  folder: pathlib.Path, manifest: Mapping[str, Any]
+  folder: Path, manifest: Mapping[str, Any]
 ) -> AugmentedView:
   """The embeddings that a search folder's manifest names."""
   location = find_location(manifest["embeddings"], folder)
@@ -126,9 +125,7 @@ def _open_embeddings(
   return view
 
 
-def _check_file(
-  path: pathlib.Path, manifest: Mapping[str, Any], key: str
-) -> None:
+def _check_file(path: Path, manifest: Mapping[str, Any], key: str) -> None:
   """Refuses a file of a search whose checksum is not the recorded one."""
   if key in manifest and sha256_file(path) != manifest[key]:
     raise InputError(
@@ -237,7 +234,7 @@ def score_augmentations(
 
 
 def _read_embeddings(
-  folder: pathlib.Path, manifest: Mapping[str, Any]
+  folder: Path, manifest: Mapping[str, Any]
 ) -> Float[np.ndarray, "questions dim"]:
   path = folder / EMBEDDINGS_FILE
   try:

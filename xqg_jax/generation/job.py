@@ -6,7 +6,6 @@ another before its last one. What they tell each other lies in the folder.
 
 import dataclasses
 import functools
-import pathlib
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from xqg_jax.generation.health import (
 from xqg_jax.generation.query_files import QueryShards, Row
 from xqg_jax.generation.query_writer import Prompt, QueryWriter, WrittenQueries
 from xqg_jax.io.locations import Location
+from xqg_jax.io.paths import Path
 from xqg_jax.io.shard_job import Record, Turn, cut_stream, run_shards
 from xqg_jax.runtime.processes import wait_for_all
 
@@ -58,7 +58,7 @@ class GenerationJob(QueryShards[list[Passage], Shard]):
   """
 
   folder: Location
-  passages: pathlib.Path
+  passages: Path
   num_passages: int
   shard_size: int
   writer: QueryWriter

@@ -9,7 +9,6 @@ What else lies there is told by the file of the kind.
 import abc
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
@@ -23,6 +22,7 @@ from xqg_jax.indexes.neighbors import Neighbors
 from xqg_jax.indexes.settings import IndexWishes
 from xqg_jax.io.files import check_file, fingerprint
 from xqg_jax.io.locations import Location, find_location
+from xqg_jax.io.paths import Path
 from xqg_jax.store.shards import IDS_FILE
 
 FORMAT_VERSION = 1
@@ -43,7 +43,7 @@ class Index(abc.ABC):
 
   is_exact: ClassVar[bool]
 
-  path: pathlib.Path
+  path: Path
   manifest: Mapping[str, Any]
 
   @property
@@ -173,7 +173,7 @@ class BuiltIndex(Index):
   @staticmethod
   @abc.abstractmethod
   def build(
-    folder: pathlib.Path,
+    folder: Path,
     view: AugmentedView,
     wishes: IndexWishes,
     queries: Float[np.ndarray, "queries dim"] | None,

@@ -3,7 +3,7 @@
 import collections
 import functools
 import math
-import pathlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,7 +18,7 @@ from xqg_jax.data.pair_folder import count_pairs, read_pairs
 from xqg_jax.data.passages import Passage, read_passages
 from xqg_jax.data.training_pairs import TrainingPair
 from xqg_jax.errors import InputError
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.seqio_data.preprocessors import from_passage_lists
 
 PAIR_SPEC = {
@@ -53,7 +53,7 @@ class TrainingPairsSource(seqio.DataSource):
 
   def __init__(
     self,
-    split_to_path: Mapping[str, str | pathlib.Path],
+    split_to_path: Mapping[str, str | os.PathLike],
     *,
     language: str | None = None,
   ):
@@ -273,7 +273,7 @@ class PassagesSource(seqio.DataSource):
   i, i + n, i + 2n, ...
   """
 
-  def __init__(self, path: str | pathlib.Path):
+  def __init__(self, path: str | os.PathLike):
     """Names the file, as `read_passages` takes it."""
     self._path = to_path(path)
     super().__init__(splits=["test"])
@@ -319,7 +319,7 @@ class PassagesSource(seqio.DataSource):
 
 
 @functools.lru_cache(maxsize=16)
-def _count_passages(path: pathlib.Path, modified: int) -> int:
+def _count_passages(path: Path, modified: int) -> int:
   del modified  # part of the key
   return sum(1 for _ in read_passages(path))
 

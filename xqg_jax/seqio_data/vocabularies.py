@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 import threading
 from collections.abc import Iterable, Sequence
 
@@ -12,7 +11,7 @@ import tensorflow as tf
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_json
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.text.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
 
 # Where T5X's checkpoints of mT5 find their vocabulary.
@@ -64,7 +63,7 @@ def load_vocabulary(
   return HuggingFaceVocabulary(path)
 
 
-def _read_extra_ids(folder: pathlib.Path) -> int:
+def _read_extra_ids(folder: Path) -> int:
   """Sentinels beyond the SentencePiece model: T5 has 100, mT5 none."""
   path = folder / SETTINGS_FILE
   return int(read_json(path).get("extra_ids") or 0) if path.exists() else 0

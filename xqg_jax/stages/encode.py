@@ -19,11 +19,11 @@ from xqg_jax.encoding.embedder import (
 )
 from xqg_jax.encoding.job import EncodingJob, make_groups
 from xqg_jax.errors import InputError
-from xqg_jax.io.claims import RUN_FILE
+from xqg_jax.io.claims import RUN_FILE, claim_output_dir
 from xqg_jax.io.files import describe_files
 from xqg_jax.io.locations import Location
 from xqg_jax.io.shard_job import Turn
-from xqg_jax.io.shared_claims import claim_location, claim_together
+from xqg_jax.io.shared_claims import claim_together
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.runtime.processes import is_first_process
@@ -104,7 +104,7 @@ def encode(
     "shard_size": shard_size,
   }
   if (folder / RUN_FILE).read_bytes() is not None:
-    claim_location(folder, stage="encode", arguments=arguments)
+    claim_output_dir(folder, stage="encode", arguments=arguments)
     if (finished := open_sound_store(folder)) is not None:
       return finished
   collection = scan_collection(passages, generated_queries)

@@ -4,7 +4,6 @@ import dataclasses
 import functools
 import importlib.metadata
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -36,7 +35,7 @@ from xqg_jax.evaluation.variants import (
 )
 from xqg_jax.io.claims import MANIFEST_FILE, RUN_FILE, claim_output_dir
 from xqg_jax.io.files import describe_files, read_json, sha256_file, write_json
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 
 DEFAULT_MEASURES = ("RR@10", "nDCG@10", "Success@20")
 
@@ -260,7 +259,7 @@ class _Results:
 
 
 def _write(
-  folder: pathlib.Path, results: _Results, questions: Sequence[Question]
+  folder: Path, results: _Results, questions: Sequence[Question]
 ) -> None:
   names = [variant.name for variant in results.variants]
   for variant, stem in zip(results.variants, to_file_names(names), strict=True):
@@ -301,7 +300,7 @@ def to_file_names(names: Sequence[str]) -> list[str]:
 
 
 def _finish(
-  folder: pathlib.Path,
+  folder: Path,
   sources: Mapping[str, Any],
   runs: Mapping[str, str | os.PathLike],
 ) -> None:

@@ -5,7 +5,6 @@ and sentence-transformers.
 """
 
 import os
-import pathlib
 
 from xqg_jax.checkpoints import (
   QueryGenerator,
@@ -24,6 +23,7 @@ from xqg_jax.checkpoints.t5x.networks import open_t5x, read_t5x_step
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import read_json, write_json
+from xqg_jax.io.paths import Path
 from xqg_jax.io.urls import is_url
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 
@@ -38,7 +38,7 @@ def export(
   format: str = "hugging_face",
   tokenizer_path: str | os.PathLike | None = None,
   encoder: DualEncoderConfig | None = None,
-) -> pathlib.Path:
+) -> Path:
   """Writes a model for transformers, sentence-transformers or T5X.
 
   Args:
@@ -110,7 +110,7 @@ _DUAL_ENCODER_FILES = ("dual_encoder.json", "modules.json")
 
 
 def _export_t5x(
-  folder: pathlib.Path,
+  folder: Path,
   generator: QueryGenerator,
   checkpoint_path: str | os.PathLike,
 ) -> None:

@@ -1,7 +1,6 @@
 """Stage `index`: ScaNN tuned to a wanted index recall, or exact search."""
 
 import os
-import pathlib
 import sys
 
 import numpy as np
@@ -16,6 +15,7 @@ from xqg_jax.indexes.settings import IndexWishes
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_json, write_lines
 from xqg_jax.io.locations import relate_location
+from xqg_jax.io.paths import Path
 from xqg_jax.store.shards import IDS_FILE
 
 
@@ -108,7 +108,7 @@ def build_index(
 
 
 def _write_index(
-  folder: pathlib.Path,
+  folder: Path,
   view: AugmentedView,
   wishes: IndexWishes,
   queries: Float[np.ndarray, "queries dim"] | None,

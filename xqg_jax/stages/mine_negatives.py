@@ -28,7 +28,7 @@ from xqg_jax.encoding.texts import encode_texts
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.index import Index
 from xqg_jax.indexes.kinds import check_encoder, open_index
-from xqg_jax.io.claims import MANIFEST_FILE
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import atomic_path, check_file, sha256_file
 from xqg_jax.io.full_disk import tell_of_full_disk
 from xqg_jax.io.locations import Location
@@ -40,7 +40,7 @@ from xqg_jax.io.shard_job import (
   run_shards,
   tell_of_damage,
 )
-from xqg_jax.io.shared_claims import claim_location, claim_together
+from xqg_jax.io.shared_claims import claim_together
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.training.negative_rules import Candidate, NegativeRules
@@ -115,7 +115,7 @@ def mine_negatives(
     "shard_size": shard_size,
   }
   folder = Location.of(output_dir)
-  claim_location(folder, stage="mine-negatives", arguments=arguments)
+  claim_output_dir(folder, stage="mine-negatives", arguments=arguments)
   if (manifest := _read_sound_manifest(folder)) is not None:
     return manifest
   with (

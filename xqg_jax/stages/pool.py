@@ -1,7 +1,6 @@
 """Stage `pool`: the evaluations of several seeds as one."""
 
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +18,7 @@ from xqg_jax.evaluation.results import (
 )
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import read_json, sha256_file, write_json
+from xqg_jax.io.paths import Path
 
 
 def pool(
@@ -175,7 +175,7 @@ def _add_seeds(
     entry["difference_seeds"] = differences
 
 
-def _finish(folder: pathlib.Path, loaded: Sequence[Evaluation]) -> None:
+def _finish(folder: Path, loaded: Sequence[Evaluation]) -> None:
   manifests = [read_json(e.folder / MANIFEST_FILE) for e in loaded]
   manifest = {
     "format_version": 1,

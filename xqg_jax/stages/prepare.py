@@ -8,7 +8,7 @@ from xqg_jax.data.languages import get_language
 from xqg_jax.data.training_pairs import read_training_pairs
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.text.prompts import make_prompt
 from xqg_jax.text.tokenizer_training import train_tokenizer
 from xqg_jax.xor_mini import make_xor_mini
@@ -29,7 +29,7 @@ def prepare(
   manual_dir: str | None = None,
   verify_checksums: bool = True,
   plain_files: bool = False,
-) -> pathlib.Path:
+) -> Path:
   """Makes `xor_mini` with two tokenizers, or prepares a public data set.
 
   A public data set goes into `output_dir` as TFDS lays it out, several side by
@@ -93,7 +93,7 @@ def _import_prepare_dataset() -> Callable[..., pathlib.Path]:
   return prepare_dataset
 
 
-def _train_tokenizers(folder: pathlib.Path, vocab_size: int) -> None:
+def _train_tokenizers(folder: Path, vocab_size: int) -> None:
   for name, style in TOKENIZERS.items():
     if not (folder / name).exists():
       tokenizer = train_tokenizer(
@@ -104,7 +104,7 @@ def _train_tokenizers(folder: pathlib.Path, vocab_size: int) -> None:
         tokenizer.save(partial)
 
 
-def _tokenizer_texts(folder: pathlib.Path) -> Iterator[str]:
+def _tokenizer_texts(folder: Path) -> Iterator[str]:
   """Training queries, and prompts for every fourth of them, nothing else.
 
   With all the prompts, names in English would crowd out the other scripts.

@@ -1,7 +1,6 @@
 """Stage `report`: evaluations as one HTML page."""
 
 import os
-import pathlib
 from collections.abc import Sequence
 
 from xqg_jax.errors import InputError
@@ -9,6 +8,7 @@ from xqg_jax.evaluation.report.page import render_page
 from xqg_jax.evaluation.results import load_evaluation
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import sha256_file, write_json, write_text
+from xqg_jax.io.paths import Path
 
 REPORT_FILE = "report.html"
 
@@ -20,7 +20,7 @@ def report(
   model_dirs: Sequence[str | os.PathLike] = (),
   generated_queries: str | os.PathLike | None = None,
   title: str = "Retrieval with generated queries",
-) -> pathlib.Path:
+) -> Path:
   """Writes `report.html`: tables, plots, examples, and where all came from.
 
   Args:
@@ -67,5 +67,5 @@ def report(
   return folder / REPORT_FILE
 
 
-def _identify(path: pathlib.Path) -> dict[str, str]:
+def _identify(path: Path) -> dict[str, str]:
   return {"path": str(path), "sha256": sha256_file(path)}

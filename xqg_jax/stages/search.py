@@ -8,7 +8,6 @@ manifest.json            index, embeddings, encoder, question ids, languages
 import dataclasses
 import functools
 import os
-import pathlib
 import sys
 import time
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from xqg_jax.indexes.kinds import check_encoder, open_index
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_array, write_json
 from xqg_jax.io.locations import relate_location
+from xqg_jax.io.paths import Path
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.runtime.processes import is_first_process, wait_for_all
@@ -47,7 +47,7 @@ def search(
   encoder: DualEncoderConfig | None = None,
   k: int = 100,
   exact: ExactSettings = EXACT,
-) -> pathlib.Path:
+) -> Path:
   """Encodes questions and finds the k nearest passages of each.
 
   Args:
@@ -103,7 +103,7 @@ def search(
 
 
 def _write_search(
-  folder: pathlib.Path,
+  folder: Path,
   index: Index,
   questions: Sequence[Question],
   model: DualEncoder,

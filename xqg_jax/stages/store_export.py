@@ -1,7 +1,6 @@
 """Stage `store export`: vectors for programs that do not read stores."""
 
 import os
-import pathlib
 import struct
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -22,6 +21,7 @@ from xqg_jax.io.files import (
   write_rows,
 )
 from xqg_jax.io.locations import cannot_write
+from xqg_jax.io.paths import Path
 from xqg_jax.store.shards import IDS_FILE
 
 FORMATS = ("numpy", "parquet", "faiss")
@@ -36,7 +36,7 @@ def export_store(
   store: str | os.PathLike,
   output_dir: str | os.PathLike,
   format: Literal["numpy", "parquet", "faiss"] = "numpy",
-) -> pathlib.Path:
+) -> Path:
   """Writes a store's or a view's vectors in float32 for other programs.
 
   "numpy" writes `embeddings.npy` and `passage_ids.txt`; "faiss" a flat index
@@ -72,8 +72,8 @@ def export_store(
   return folder
 
 
-def _write(view: AugmentedView, folder: pathlib.Path, format: str) -> None:
-  writers: dict[str, Callable[[AugmentedView, pathlib.Path], None]] = {
+def _write(view: AugmentedView, folder: Path, format: str) -> None:
+  writers: dict[str, Callable[[AugmentedView, Path], None]] = {
     "numpy": _write_numpy,
     "faiss": _write_faiss,
     "parquet": _write_parquet,
@@ -105,7 +105,7 @@ def _stream(
       progress.update(len(vectors))
 
 
-def _write_numpy(view: AugmentedView, folder: pathlib.Path) -> None:
+def _write_numpy(view: AugmentedView, folder: Path) -> None:
   shape = (view.num_passages, view.dim)
   with atomic_path(folder / "embeddings.npy") as partial:
     with partial.open("wb") as file:
@@ -113,7 +113,7 @@ def _write_numpy(view: AugmentedView, folder: pathlib.Path) -> None:
   write_lines(folder / IDS_FILE, view.passage_ids)
 
 
-def _write_faiss(view: AugmentedView, folder: pathlib.Path) -> None:
+def _write_faiss(view: AugmentedView, folder: Path) -> None:
   header = struct.pack(
     "<4siqqq?iQ",
     _FAISS_NAME,
@@ -132,7 +132,7 @@ def _write_faiss(view: AugmentedView, folder: pathlib.Path) -> None:
   write_lines(folder / IDS_FILE, view.passage_ids)
 
 
-def _write_parquet(view: AugmentedView, folder: pathlib.Path) -> None:
+def _write_parquet(view: AugmentedView, folder: Path) -> None:
   arrow, parquet = import_pyarrow()
   ids = view.passage_ids
   for start, vectors in _stream(view):

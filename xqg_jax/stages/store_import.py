@@ -2,7 +2,6 @@
 
 import itertools
 import os
-import pathlib
 from collections.abc import Iterator
 from typing import Literal
 
@@ -13,7 +12,7 @@ from xqg_jax.data.ids import SeenIds, check_id
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.store.shards import DTYPES, ShardArrays, write_shards
 from xqg_jax.store.store import (
@@ -105,7 +104,7 @@ def import_vectors(
   return open_store(folder)
 
 
-def _check_parts(parts: Iterator[Part], path: pathlib.Path) -> int:
+def _check_parts(parts: Iterator[Part], path: Path) -> int:
   """Reads all input once and finds it sound; returns the vectors' dimension."""
   seen, row, dim = SeenIds(), 0, 0
   for ids, vectors in tqdm.tqdm(parts, desc="check input", unit=" parts"):

@@ -1,7 +1,6 @@
 """Stage `submit`: a run as the file for XOR-Retrieve's leaderboard."""
 
 import os
-import pathlib
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -18,6 +17,7 @@ from xqg_jax.evaluation.variants import (
 )
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import sha256_file, write_json
+from xqg_jax.io.paths import Path
 
 FORMAT_VERSION = 1
 PREDICTIONS_FILE = "predictions.json"
@@ -29,7 +29,7 @@ def submit(
   questions: str | os.PathLike,
   passages: str | os.PathLike,
   output_dir: str | os.PathLike,
-) -> pathlib.Path:
+) -> Path:
   """Writes `predictions.json`: `[{"id", "lang", "ctxs": [text, ...]}, ...]`.
 
   Each question has the texts of its best passages, as many as 5,000 tokens

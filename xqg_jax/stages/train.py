@@ -2,7 +2,6 @@
 
 import importlib.util
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ import optax
 from xqg_jax.data.generated_pairs import GeneratedPairs
 from xqg_jax.errors import InputError
 from xqg_jax.io.full_disk import tell_of_full_disk
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.runtime.sharding import check_batch_size, make_mesh, override_rules
 from xqg_jax.runtime.stop_request import StopRequest
 from xqg_jax.training.dual_encoder_model import DualEncoderModel
@@ -51,7 +50,7 @@ def train(
   num_partitions: int = 1,
   axis_rules: Sequence[Sequence[Any]] = (),
   seed: int = 0,
-) -> pathlib.Path:
+) -> Path:
   """Trains a model; an interrupted call goes on where its last save was.
 
   The same call gives the same bytes, whether interrupted or not. Checkpoints

@@ -6,7 +6,6 @@ passed over, and new or changed ones are searched exactly beside it.
 
 import hashlib
 import os
-import pathlib
 import sys
 from collections.abc import Iterator
 
@@ -26,6 +25,7 @@ from xqg_jax.indexes.updated import (
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_array, write_json, write_lines
 from xqg_jax.io.locations import relate_location
+from xqg_jax.io.paths import Path
 from xqg_jax.store.shards import IDS_FILE
 from xqg_jax.store.vector_checks import check_vectors
 
@@ -97,7 +97,7 @@ def _check_pair(base: Index, view: AugmentedView) -> None:
 
 
 def _write_update(
-  folder: pathlib.Path, base: Index, view: AugmentedView, location: str
+  folder: Path, base: Index, view: AugmentedView, location: str
 ) -> None:
   base_rows, counts = _compare(base, view)
   if isinstance(base, UpdatedIndex):

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ from jaxtyping import Float32
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import import_pyarrow, read_lines
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 
 # What files of Python's pickle, and of torch, begin with.
 _PICKLE_STARTS = (b"\x80", b"PK\x03\x04")
@@ -28,7 +27,7 @@ _CONVERSION = (
 Part = tuple[list[str], Float32[np.ndarray, "rows dim"]]
 
 
-def list_vector_files(path: pathlib.Path) -> list[pathlib.Path]:
+def list_vector_files(path: Path) -> list[Path]:
   """The .npy or parquet files at a path, in the order of their names.
 
   Raises:
@@ -59,12 +58,12 @@ def list_vector_files(path: pathlib.Path) -> list[pathlib.Path]:
   return files
 
 
-def _read_start(path: pathlib.Path) -> bytes:
+def _read_start(path: Path) -> bytes:
   with path.open("rb") as file:
     return file.read(6)
 
 
-def _refuse_pickle(path: pathlib.Path, start: bytes, names: str) -> None:
+def _refuse_pickle(path: Path, start: bytes, names: str) -> None:
   if path.suffix in _PICKLE_SUFFIXES or start.startswith(_PICKLE_STARTS):
     raise InputError(
       "a pickle is not opened",
@@ -74,7 +73,7 @@ def _refuse_pickle(path: pathlib.Path, start: bytes, names: str) -> None:
 
 
 def choose_reader(
-  files: list[pathlib.Path],
+  files: list[Path],
   passage_ids: str | os.PathLike | None,
   columns: tuple[str, str],
   size: int,
@@ -90,7 +89,7 @@ def choose_reader(
 
 
 def _read_npy(
-  path: pathlib.Path, passage_ids: str | os.PathLike | None, size: int
+  path: Path, passage_ids: str | os.PathLike | None, size: int
 ) -> Iterator[Part]:
   try:
     array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -123,7 +122,7 @@ def _read_npy(
 
 
 def _read_parquet(
-  files: list[pathlib.Path], columns: tuple[str, str], size: int
+  files: list[Path], columns: tuple[str, str], size: int
 ) -> Iterator[Part]:
   ids: list[str] = []
   waiting: list[np.ndarray] = []
@@ -146,7 +145,7 @@ def _read_parquet(
 
 
 def _read_batches(
-  path: pathlib.Path, columns: tuple[str, str], size: int
+  path: Path, columns: tuple[str, str], size: int
 ) -> Iterator[Part]:
   arrow, parquet = import_pyarrow()
   row = 0
@@ -169,7 +168,7 @@ def _read_batches(
     ) from None
 
 
-def _to_ids(column: Any, path: pathlib.Path, first_row: int) -> list[str]:
+def _to_ids(column: Any, path: Path, first_row: int) -> list[str]:
   ids = column.to_pylist()
   for row, passage_id in enumerate(ids, start=first_row):
     if not isinstance(passage_id, str | int):
@@ -182,7 +181,7 @@ def _to_ids(column: Any, path: pathlib.Path, first_row: int) -> list[str]:
 
 
 def _to_vectors(
-  column: Any, name: str, path: pathlib.Path
+  column: Any, name: str, path: Path
 ) -> Float32[np.ndarray, "rows dim"]:
   is_list = hasattr(column, "value_lengths") and not column.null_count
   if is_list and len(column.value_lengths().unique()) == 1:

@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from jaxtyping import Int
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_json, write_json, write_text
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 
 TOKENIZER_FILE = "tokenizer.json"
 SETTINGS_FILE = "tokenizer_config.json"
@@ -141,7 +140,7 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
   return _check_words(Tokenizer(backend, _read_special_tokens(folder)), folder)
 
 
-def _check_words(tokenizer: Tokenizer, folder: pathlib.Path) -> Tokenizer:
+def _check_words(tokenizer: Tokenizer, folder: Path) -> Tokenizer:
   """Refuses a vocabulary of special tokens alone.
 
   transformers makes one where a folder has no vocabulary; all texts of equal
@@ -156,7 +155,7 @@ def _check_words(tokenizer: Tokenizer, folder: pathlib.Path) -> Tokenizer:
   )
 
 
-def _make_tokenizer(folder: pathlib.Path) -> Tokenizer:
+def _make_tokenizer(folder: Path) -> Tokenizer:
   """The tokenizer of a folder without `tokenizer.json`."""
   model = folder / _T5_MODEL
   if not model.exists() or (folder / SETTINGS_FILE).exists():
@@ -166,7 +165,7 @@ def _make_tokenizer(folder: pathlib.Path) -> Tokenizer:
   return read_sentencepiece(model.read_bytes(), where=model)
 
 
-def _convert_tokenizer(folder: pathlib.Path) -> Tokenizer:
+def _convert_tokenizer(folder: Path) -> Tokenizer:
   import transformers  # Slow to import, and seldom needed.
 
   try:
@@ -187,7 +186,7 @@ def _convert_tokenizer(folder: pathlib.Path) -> Tokenizer:
   return Tokenizer(backend, roles)
 
 
-def _read_special_tokens(folder: pathlib.Path) -> dict[str, str]:
+def _read_special_tokens(folder: Path) -> dict[str, str]:
   """Token by role, from the two files in which models name them."""
   found = {}
   for name in ("special_tokens_map.json", SETTINGS_FILE):

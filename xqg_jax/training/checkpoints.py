@@ -9,7 +9,6 @@ seed.
 """
 
 import os
-import pathlib
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -28,7 +27,7 @@ from xqg_jax.checkpoints.steps import PARAMS_ITEM
 from xqg_jax.checkpoints.t5x.adafactor import STATE_ITEM
 from xqg_jax.errors import InputError, NativeError
 from xqg_jax.io.files import read_json, write_json
-from xqg_jax.io.paths import absolute_path
+from xqg_jax.io.paths import Path, absolute_path
 from xqg_jax.io.sealed_folders import (
   clear_leftovers,
   discard_folder,
@@ -129,7 +128,7 @@ class CheckpointWriter:
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def save_state(model_dir: str | os.PathLike, state: TrainState) -> pathlib.Path:
+def save_state(model_dir: str | os.PathLike, state: TrainState) -> Path:
   """Writes and verifies `checkpoint_<step>`; returns its folder."""
   state = jax.tree.map(jnp.asarray, state)
   with CheckpointWriter(model_dir) as writer:
@@ -189,13 +188,13 @@ def _open(handler: type, purpose: str) -> ocp.Checkpointer:
 # ------------------------------------------------------------------- writing
 
 
-def _write_item(folder: pathlib.Path, tree: Any) -> None:
+def _write_item(folder: Path, tree: Any) -> None:
   name = f"{folder.parent.name}_{folder.name}"
   with _open(ocp.StandardCheckpointHandler, f"{name}_write") as checkpointer:
     checkpointer.save(folder, tree)
 
 
-def _verify_item(folder: pathlib.Path, tree: Any) -> None:
+def _verify_item(folder: Path, tree: Any) -> None:
   """Reads an item back, part after part, and compares its bits.
 
   Raises:
@@ -244,7 +243,7 @@ def _to_shape(leaf: jax.Array) -> jax.ShapeDtypeStruct:
   return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
 
 
-def _read_part(folder: pathlib.Path, wanted: Any, purpose: str) -> Any:
+def _read_part(folder: Path, wanted: Any, purpose: str) -> Any:
   arguments = ocp.args.PyTreeRestore(
     wanted, restore_args=ocp.checkpoint_utils.construct_restore_args(wanted)
   )
@@ -296,7 +295,7 @@ def restore_state(
   return _read_newest(folder, target)
 
 
-def _remove_damaged(model_dir: pathlib.Path) -> None:
+def _remove_damaged(model_dir: Path) -> None:
   """Removes the newest checkpoints until one is as its manifest says."""
   for step in reversed(list_steps(model_dir)):
     folder = step_folder(model_dir, step)
@@ -306,19 +305,17 @@ def _remove_damaged(model_dir: pathlib.Path) -> None:
     _remove(folder, damage)
 
 
-def _remove(folder: pathlib.Path, damage: str) -> None:
+def _remove(folder: Path, damage: str) -> None:
   print(f"{folder} is damaged and removed: {damage}", file=sys.stderr)
   discard_folder(folder)
 
 
-def _read_newest(
-  model_dir: pathlib.Path, target: TrainState
-) -> TrainState | None:
+def _read_newest(model_dir: Path, target: TrainState) -> TrainState | None:
   """Reads the newest checkpoint; one without a manifest may be unreadable.
 
   It is removed if the one before it can be read.
   """
-  unreadable: dict[pathlib.Path, str] = {}
+  unreadable: dict[Path, str] = {}
   for step in reversed(list_steps(model_dir)):
     folder = step_folder(model_dir, step)
     try:
@@ -338,7 +335,7 @@ def _read_newest(
   return None
 
 
-def _read_state(folder: pathlib.Path, target: TrainState) -> TrainState:
+def _read_state(folder: Path, target: TrainState) -> TrainState:
   found = {}
   for name, tree in _to_items(target).items():
     purpose = f"{folder.name}_{name}_restore"

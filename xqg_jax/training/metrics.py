@@ -4,7 +4,6 @@ import collections
 import json
 import math
 import os
-import pathlib
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from jaxtyping import Array, Float
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, write_text
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.training.checkpoints import StepMetrics
 
 _PREFIX = "events.out.tfevents."
@@ -72,7 +71,7 @@ class EventFile:
     self._writer.close()
 
 
-def _read_events(tf: Any, path: pathlib.Path) -> Iterator[Any]:
+def _read_events(tf: Any, path: Path) -> Iterator[Any]:
   """The events with values; the last one may be cut off by a kill."""
   try:
     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
@@ -279,7 +278,7 @@ class MetricsLog:
     }
 
 
-def _read_rows(path: pathlib.Path) -> list[dict[str, float]]:
+def _read_rows(path: Path) -> list[dict[str, float]]:
   """The rows of a file, of which the last may be cut off by a full disk."""
   if not path.is_file():
     return []

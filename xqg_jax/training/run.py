@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from xqg_jax.checkpoints.t5x.layouts import T5xCheckpoint
 from xqg_jax.errors import Stopped
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import write_json
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.runtime.sharding import (
   find_batch_part,
 )
@@ -68,7 +67,7 @@ class TrainingRun:
   stop: StopRequest
 
   @property
-  def folder(self) -> pathlib.Path:
+  def folder(self) -> Path:
     """MODEL_DIR."""
     return to_path(self.arguments["model_dir"])
 

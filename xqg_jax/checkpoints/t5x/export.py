@@ -1,7 +1,6 @@
 """Export of checkpoints to T5X, in its Orbax layout."""
 
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from xqg_jax.checkpoints.t5x.adafactor import make_statistics, to_param_states
 from xqg_jax.checkpoints.t5x.layouts import ORBAX_ITEM
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, write_json
-from xqg_jax.io.paths import absolute_path
+from xqg_jax.io.paths import Path, absolute_path
 
 
 def export_t5x(
@@ -24,7 +23,7 @@ def export_t5x(
   *,
   step: int,
   statistics: Mapping[str, Any] | None = None,
-) -> pathlib.Path:
+) -> Path:
   """Writes a query generator as a T5X checkpoint, its tokenizer beside it.
 
   T5X goes on from it as from one of its own: `output_dir` as its MODEL_DIR, or

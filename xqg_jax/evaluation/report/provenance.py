@@ -2,14 +2,13 @@
 
 import json
 import os
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from xqg_jax.evaluation.results import Evaluation
 from xqg_jax.io.claims import MANIFEST_FILE, OPERATIVE_CONFIG, RUN_FILE
 from xqg_jax.io.files import read_json
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 
 _VERBS = {"pool_evaluations": "pool"}
 # The order of configs; other stages come first.
@@ -21,7 +20,7 @@ _ROAD = (
 
 def find_folders(
   loaded: Sequence[Evaluation], others: Sequence[str | os.PathLike]
-) -> list[pathlib.Path]:
+) -> list[Path]:
   """The folders that led here, as far as they still exist.
 
   Args:
@@ -43,7 +42,7 @@ def find_folders(
   return list(dict.fromkeys(found))
 
 
-def _follow(search: pathlib.Path) -> list[pathlib.Path]:
+def _follow(search: Path) -> list[Path]:
   """Index, view and store behind a search folder."""
   manifest = read_json(search / MANIFEST_FILE)
   found = [
@@ -55,7 +54,7 @@ def _follow(search: pathlib.Path) -> list[pathlib.Path]:
   return found
 
 
-def _describe_config(folder: pathlib.Path) -> dict[str, Any] | None:
+def _describe_config(folder: Path) -> dict[str, Any] | None:
   run_file, gin_file = folder / RUN_FILE, folder / OPERATIVE_CONFIG
   run = read_json(run_file) if run_file.is_file() else {}
   has_gin = gin_file.is_file()
@@ -74,7 +73,7 @@ def _describe_config(folder: pathlib.Path) -> dict[str, Any] | None:
 
 
 def describe_configs(
-  folders: Iterable[pathlib.Path],
+  folders: Iterable[Path],
 ) -> list[dict[str, Any]]:
   """The configs of the folders that have one, along the road."""
   places = {stage: place for place, stage in enumerate(_ROAD)}

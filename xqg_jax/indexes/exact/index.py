@@ -1,7 +1,6 @@
 """Exact index: full search of the embeddings where they lie."""
 
 import functools
-import pathlib
 from typing import Any, ClassVar
 
 import numpy as np
@@ -17,6 +16,7 @@ from xqg_jax.indexes.exact.search import (
 from xqg_jax.indexes.index import BuiltIndex
 from xqg_jax.indexes.neighbors import Neighbors
 from xqg_jax.indexes.settings import IndexWishes
+from xqg_jax.io.paths import Path
 from xqg_jax.store.vector_checks import check_queries
 
 
@@ -32,7 +32,7 @@ class ExactIndex(BuiltIndex):
 
   @staticmethod
   def build(
-    folder: pathlib.Path,
+    folder: Path,
     view: AugmentedView,
     wishes: IndexWishes,
     queries: Float[np.ndarray, "queries dim"] | None,

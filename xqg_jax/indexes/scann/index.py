@@ -27,7 +27,7 @@ from xqg_jax.indexes.scann import worker as scann_worker
 from xqg_jax.indexes.scann.worker import read_message, write_message
 from xqg_jax.io.files import atomic_path, sha256_file, write_npy
 from xqg_jax.io.locations import cannot_write
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.store.vector_checks import check_queries, check_vectors
 
 # ScaNN's hashing needs 16 vectors, and a tree over so few saves nothing.
@@ -335,7 +335,7 @@ class ScannIndex:
 
 
 def load_shard(
-  folder: pathlib.Path, shard: Mapping[str, Any], *, dim: int
+  folder: Path, shard: Mapping[str, Any], *, dim: int
 ) -> ScannIndex:
   """Loads one shard of a ScaNN index after checking its assets.
 

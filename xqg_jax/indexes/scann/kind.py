@@ -4,7 +4,6 @@ scann/            ScaNN's assets; several shards have scann-00000/,
                   scann-00001/ and so on
 """
 
-import pathlib
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -24,6 +23,7 @@ from xqg_jax.indexes.scann.shards import build_shards
 from xqg_jax.indexes.scann.tuning import make_tuning_queries
 from xqg_jax.indexes.settings import IndexWishes
 from xqg_jax.indexes.sharded import ShardedIndex
+from xqg_jax.io.paths import Path
 
 
 class ScannShards(ShardedIndex):
@@ -56,7 +56,7 @@ class ScannShards(ShardedIndex):
 
   @staticmethod
   def build(
-    folder: pathlib.Path,
+    folder: Path,
     view: AugmentedView,
     wishes: IndexWishes,
     queries: Float[np.ndarray, "queries dim"] | None,

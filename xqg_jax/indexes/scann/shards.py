@@ -8,7 +8,6 @@ finished/scann-00000.neighbors.npz  what it finds, and what it should have
 import collections
 import dataclasses
 import itertools
-import pathlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -32,7 +31,7 @@ from xqg_jax.indexes.scann.tuning import measure_index_recall, tune_parameters
 from xqg_jax.indexes.settings import IndexWishes
 from xqg_jax.io.files import atomic_path, check_file, sha256_file
 from xqg_jax.io.locations import Location
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.io.shard_job import (
   FINISHED_FOLDER,
   Record,
@@ -45,7 +44,7 @@ _SCRATCH_DIR = ".build"
 
 
 def build_shards(
-  folder: pathlib.Path,
+  folder: Path,
   view: AugmentedView,
   wishes: IndexWishes,
   queries: Float[np.ndarray, "queries dim"],
@@ -91,7 +90,7 @@ class _BuildingJob(ShardJob[_Rows, tuple[int, np.ndarray], _Built]):
   """What `build_shards` does with one shard; the view is read once."""
 
   folder: Location
-  scratch: pathlib.Path
+  scratch: Path
   view: AugmentedView
   wishes: IndexWishes
   queries: Float[np.ndarray, "queries dim"]
