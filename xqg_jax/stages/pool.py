@@ -50,7 +50,7 @@ def pool(
   _check_alike(loaded)
   folder = claim_output_dir(
     output_dir,
-    stage="pool_evaluations",
+    stage="pool",
     arguments={
       "evaluations": [
         {"path": str(e.folder), "sha256": sha256_file(e.folder / METRICS_FILE)}
@@ -179,7 +179,7 @@ def _finish(folder: Path, loaded: Sequence[Evaluation]) -> None:
   manifests = [read_json(e.folder / MANIFEST_FILE) for e in loaded]
   manifest = {
     "format_version": 1,
-    "stage": "pool_evaluations",
+    "stage": "pool",
     "inputs": {
       "evaluations": [
         {"path": str(e.folder), "inputs": m["inputs"]}

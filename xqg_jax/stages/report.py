@@ -9,6 +9,7 @@ from xqg_jax.evaluation.results import load_evaluation
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import sha256_file, write_json, write_text
 from xqg_jax.io.paths import Path
+from xqg_jax.stages import STAGES
 
 REPORT_FILE = "report.html"
 
@@ -46,6 +47,7 @@ def report(
     model_dirs=model_dirs,
     generated_queries=generated_queries,
     title=title,
+    road=STAGES,
   )
   folder = claim_output_dir(
     output_dir,

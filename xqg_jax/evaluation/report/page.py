@@ -43,6 +43,7 @@ def render_page(
   model_dirs: Sequence[str | os.PathLike] = (),
   generated_queries: str | os.PathLike | None = None,
   title: str,
+  road: Iterable[str] = (),
 ) -> str:
   """Renders evaluations, losses of training and provenance as one HTML page.
 
@@ -51,6 +52,7 @@ def render_page(
     model_dirs: folders of trained models, for their loss curves and configs.
     generated_queries: shown beside the examples; a file or folder of shards.
     title: heading of the page.
+    road: names of the stages in the order in which their configs are shown.
 
   Raises:
     InputError: a malformed file.
@@ -70,7 +72,7 @@ def render_page(
       ],
       losses=[loss for loss in losses if loss["svg"]],
       fingerprints=list_fingerprints(evaluations, others),
-      configs=describe_configs(find_folders(evaluations, others)),
+      configs=describe_configs(find_folders(evaluations, others), road),
     )
   )
 

@@ -10,13 +10,6 @@ from xqg_jax.io.claims import MANIFEST_FILE, OPERATIVE_CONFIG, RUN_FILE
 from xqg_jax.io.files import read_json
 from xqg_jax.io.paths import Path, to_path
 
-_VERBS = {"pool_evaluations": "pool"}
-# The order of configs; other stages come first.
-_ROAD = (
-  "prepare mine-negatives train generate filter encode augment index "
-  "update-index search evaluate pool"
-).split()
-
 
 def find_folders(
   loaded: Sequence[Evaluation], others: Sequence[str | os.PathLike]
@@ -60,7 +53,7 @@ def _describe_config(folder: Path) -> dict[str, Any] | None:
   has_gin = gin_file.is_file()
   if not (run or has_gin):
     return None
-  stage = _VERBS.get(run.get("stage"), run.get("stage"))
+  stage = run.get("stage")
   return {
     "folder": str(folder),
     "stage": stage,
@@ -73,10 +66,15 @@ def _describe_config(folder: Path) -> dict[str, Any] | None:
 
 
 def describe_configs(
-  folders: Iterable[Path],
+  folders: Iterable[Path], road: Iterable[str]
 ) -> list[dict[str, Any]]:
-  """The configs of the folders that have one, along the road."""
-  places = {stage: place for place, stage in enumerate(_ROAD)}
+  """The configs of the folders that have one.
+
+  Args:
+    folders: of finished stages.
+    road: names of the stages, in the order of the configs; others come first.
+  """
+  places = {stage: place for place, stage in enumerate(road)}
   found = filter(None, map(_describe_config, folders))
   return sorted(found, key=lambda config: places.get(config["stage"], -1))
 
