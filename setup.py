@@ -72,11 +72,16 @@ LINT = [
   "pre-commit>=4,<5",  # runs these before a commit
 ]
 
+# 0.4 reads its model from the package, without a pickle, and tells 97
+# languages apart.
+LANGID = ["py3langid>=0.4,<0.5"]
+
 TEST = [
   *TASKS,
   *SERVE,
   *DOCS,
   *LINT,
+  *LANGID,
   "pytest>=8.3,<10",
   "pytest-xdist>=3.6,<4",  # two files of tests at a time
   "hypothesis>=6.100,<7",
@@ -130,7 +135,11 @@ setup(
   package_dir={target: folder for folder, target in MAPPED.items()},
   package_data={
     "": ["*.gin", "*.jinja", "*.html", "*.css", "*.js", "py.typed"],
-    "xqg_jax": ["demo/generator/*", "serving/page/*"],
+    "xqg_jax": [
+      "demo/generator/*",
+      "serving/page/*",
+      "data/question_bank.jsonl",
+    ],
   },
   install_requires=REQUIRED,
   extras_require={
@@ -153,6 +162,8 @@ setup(
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     # Compiles TPU programs on any machine: the build that `tpu` runs.
     "tpu-plan": ["libtpu>=0.0.42,<0.0.43"],
+    # Languages of questions that come without: its model is in the package.
+    "langid": LANGID,
     "parquet": ["pyarrow>=17,<27"],  # `xqg store export` and `import`
     "bench": [
       "torch==2.13.0",

@@ -3,8 +3,8 @@
 One function a stage, each also a verb of the command line:
 
   prepare, plan, train, export, generate, filter_queries, encode, augment,
-  tune_alpha, build_index, update_index, search, mine_negatives, ask, serve,
-  evaluate, pool, submit, report
+  center, tune_alpha, build_index, update_index, search, mine_negatives, ask,
+  serve, evaluate, pool, submit, report
 
 and of a store: describe_store, verify_store, export_store, import_vectors.
 
@@ -19,12 +19,14 @@ __version__ = "0.2.0"
 _PUBLIC = {
   "Augmentation": "augmentation.settings",
   "AugmentedView": "augmentation.views",
+  "CenterSettings": "augmentation.centering",
   "DualEncoder": "models.dual_encoder.dual_encoder",
   "DualEncoderConfig": "models.dual_encoder.config",
   "EmbeddingStore": "store.store",
   "GeneratedPairs": "data.generated_pairs",
   "GeneratedQueries": "data.generated_queries",
   "InputError": "errors",
+  "LanguageMeans": "augmentation.language_means",
   "Passage": "data.passages",
   "Question": "data.questions",
   "TrainingPair": "data.training_pairs",
@@ -32,6 +34,7 @@ _PUBLIC = {
   "augment": "stages.augment",
   "augment_embeddings": "augmentation.fusion",
   "build_index": "stages.index",
+  "center": "stages.center",
   "encode": "stages.encode",
   "encode_texts": "encoding.texts",
   "describe_store": "stages.store_info",
@@ -51,6 +54,7 @@ _PUBLIC = {
   "pool": "stages.pool",
   "prepare": "stages.prepare",
   "read_generated_queries": "data.generated_queries",
+  "read_means": "augmentation.language_means",
   "read_passages": "data.passages",
   "read_questions": "data.questions",
   "read_training_pairs": "data.training_pairs",

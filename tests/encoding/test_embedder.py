@@ -56,6 +56,26 @@ def test_sums_by_target(vectors):
   assert not got[7:].any()
 
 
+def test_sums_by_mark(vectors):
+  encoder = tiny.make_encoder()
+  marks = np.arange(50) % 4  # 3 is past the end: no mark
+  batches = embedder.make_batches(
+    encoder.tokenizer.encode_batch(TEXTS, max_length=64),
+    np.arange(50),
+    num_targets=50,
+    rows_per_batch={32: 16, 64: 8},
+    pad_id=0,
+    marks=marks,
+  )
+  device_side = embedder.Embedder(encoder)
+  sums, mark_sums = device_side.sum_marked_texts(
+    batches, num_targets=50, num_marks=3
+  )
+  np.testing.assert_allclose(sums, vectors, atol=1e-5)
+  expected = [vectors[i::4].sum(axis=0) for i in range(3)]
+  np.testing.assert_allclose(mark_sums, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
   "rows_per_batch", [{64: 8}, {64: 16}, {32: 16, 64: 8}, {40: 8, 48: 8, 64: 8}]
 )

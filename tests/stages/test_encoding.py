@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import tiny_dual_encoder as tiny
+from xqg_jax.augmentation.language_means import has_means, read_means
 from xqg_jax.checkpoints import save_params
 from xqg_jax.data.passages import Passage
 from xqg_jax.encoding import job
@@ -28,6 +29,7 @@ from xqg_jax.io.claims import lock_folder
 from xqg_jax.io.locations import Location
 from xqg_jax.models.bert.encoder import BertEncoder
 from xqg_jax.stages import encode as encoding
+from xqg_jax.stages.center import center
 from xqg_jax.stages.encode import encode
 from xqg_jax.store import shards
 
@@ -152,6 +154,49 @@ def test_vectors_and_sums(world, tmp_path, reference, queries, group_by):
       assert block.query_counts[row, g] == len(members)
       expected = np.sum(members, axis=0) if members else np.zeros(store.dim)
       np.testing.assert_allclose(block.query_sums[row, g], expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+  "options", [{}, {"shard_size": 100}, {"row_lengths": [64]}]
+)
+def test_the_means_of_the_queries_are_gathered(
+  world, tmp_path, reference, options
+):
+  run(world, tmp_path / "store", **options)
+  found = read_means(tmp_path / "store")
+  by_language = {}
+  for (_, code, _), vector in reference[1]:
+    by_language.setdefault(code, []).append(vector)
+  assert found.languages == tuple(sorted(by_language))
+  for row, code in enumerate(found.languages):
+    vectors = by_language[code]
+    assert found.counts[row] == len(vectors)
+    expected = np.mean(vectors, axis=0, dtype=np.float64)
+    np.testing.assert_allclose(found.means[row], expected, atol=1e-5)
+  assert found.encoder_fingerprint == tiny.make_encoder().fingerprint
+  # `center` takes the same means of the same queries.
+  taken = center(tiny.make_encoder(), world / "queries.jsonl")
+  assert taken.counts.tolist() == found.counts.tolist()
+  np.testing.assert_allclose(taken.means, found.means, atol=1e-6)
+
+
+def test_no_means_without_queries(world, tmp_path):
+  run(world, tmp_path / "store", queries=None)
+  assert not has_means(tmp_path / "store")
+
+
+@pytest.mark.parametrize("harm", ["damage", "remove"])
+def test_a_shard_without_its_means_is_made_again(world, tmp_path, harm):
+  run(world, tmp_path / "store")
+  before = files_of(tmp_path / "store")
+  (tmp_path / "store" / "manifest.json").unlink()
+  means = tmp_path / "store" / "shard-00001" / "question_means.json"
+  if harm == "remove":
+    means.unlink()
+  else:
+    means.write_text(means.read_text().replace("1", "2"))
+  run(world, tmp_path / "store")
+  assert files_of(tmp_path / "store") == before
 
 
 def test_separate_encoders_sum_vectors_of_the_query_side(
@@ -526,11 +571,17 @@ def test_embedding_that_is_not_finite_names_the_passage(
   world, tmp_path, monkeypatch
 ):
   sum_texts = job.Embedder.sum_texts
+  sum_marked_texts = job.Embedder.sum_marked_texts
 
   def spoil(self, batches, **options):
     return sum_texts(self, batches, **options).at[3].set(np.nan)
 
+  def spoil_marked(self, batches, **options):
+    sums, mark_sums = sum_marked_texts(self, batches, **options)
+    return sums.at[3].set(np.nan), mark_sums
+
   monkeypatch.setattr(job.Embedder, "sum_texts", spoil)
+  monkeypatch.setattr(job.Embedder, "sum_marked_texts", spoil_marked)
   with pytest.raises(InputError, match=r"passage 'p3' is not finite"):
     run(world, tmp_path / "store")
   with pytest.raises(InputError, match="text 3 is not finite"):

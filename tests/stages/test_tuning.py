@@ -105,6 +105,7 @@ def test_over_a_search_folder(world, search_folder, capsys):
   )
   found = dict(content["cross_validated"])
   assert found.pop("fold_alphas") == [0.1, 0.1]
+  assert found.pop("fold_centers") == [0.0, 0.0]
   low, high = found.pop("interval")
   assert low <= found["difference"] <= high
   assert found == pytest.approx(

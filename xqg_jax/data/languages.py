@@ -7,9 +7,12 @@ any script will do.
 """
 
 import dataclasses
+import functools
+import importlib.util
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from xqg_jax.errors import InputError
 
@@ -152,3 +155,42 @@ def is_in_script(text: str, language: Language) -> bool:
     return bool(names)
   inside = sum(name in language.scripts for name in names)
   return bool(names) and 2 * inside >= len(names)
+
+
+def identify_language(text: str, languages: Sequence[str]) -> str | None:
+  """The likeliest of some languages for a text, by py3langid's model.
+
+  Args:
+    text: a question.
+    languages: codes to choose among; those that the model lacks are left out.
+
+  Returns:
+    A code; None without letters, without a language to choose, or where the
+    extra `langid` is not installed.
+  """
+  identifier, known = _load_identifier(tuple(languages))
+  if identifier is None or not any(c.isalpha() for c in text):
+    return None
+  return identifier.classify(text)[0] if len(known) > 1 else known[0]
+
+
+@functools.cache
+def _load_identifier(
+  languages: tuple[str, ...],
+) -> tuple[Any | None, list[str]]:
+  """A model of its own for each choice of languages."""
+  try:
+    from py3langid import langid
+  except ModuleNotFoundError:
+    return None, []
+  identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)
+  known = [code for code in languages if code in set(identifier.labels)]
+  if not known:
+    return None, []
+  identifier.set_languages(known)
+  return identifier, known
+
+
+def can_identify_languages() -> bool:
+  """Whether the extra `langid` is installed."""
+  return importlib.util.find_spec("py3langid") is not None

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Float32, Int, Int32
+from jaxtyping import Array, Bool, Float32, Int, Int32
 
 from xqg_jax.models.dual_encoder.config import Side
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
@@ -38,6 +38,8 @@ _TOKENS_PER_CORE = 512
 _TOKENS_PER_ACCELERATOR = 32_768
 # Batches handed to the device before the oldest of them must be finished.
 _MAX_IN_FLIGHT = 3
+# Past the end of all rows that texts can be added to a second time.
+_NO_MARK = np.iinfo(np.int32).max
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,12 +52,15 @@ class Batch:
       where there is no text.
     targets: rows of the result, each at most once; past its end where unused.
     side: what the texts are; None where that does not matter.
+    marks: for each text a second row that it is added to, among few; past
+      their end where there is none. None: no text has one.
   """
 
   rows: PackedRows
   slots: Int32[np.ndarray, "rows num_segments"]
   targets: Int32[np.ndarray, " texts"]
   side: Side | None
+  marks: Int32[np.ndarray, "rows num_segments"] | None = None
 
 
 def choose_rows_per_batch(
@@ -112,6 +117,7 @@ def make_batches(
   rows_per_batch: Mapping[int, int],
   pad_id: int,
   side: Side | None = None,
+  marks: Int[np.ndarray, " texts"] | None = None,
 ) -> list[Batch]:
   """Packs texts into batches.
 
@@ -123,12 +129,13 @@ def make_batches(
     pad_id: token id of padding.
     side: what the texts are; None will do where queries and passages share
       their parameters, and lets them share rows.
+    marks: for each text a second row, as `Batch` has it.
   """
   packed = pack_into_row_lengths(
     token_lists, rows_per_batch=rows_per_batch, pad_id=pad_id
   )
   return [
-    _add_targets(batch, targets, num_targets, side)
+    _add_targets(batch, targets, num_targets, side, marks)
     for row_length, rows in packed.items()
     for batch in _cut(rows, rows_per_batch[row_length], pad_id)
   ]
@@ -144,9 +151,14 @@ def _add_targets(
   targets: np.ndarray,
   num_targets: int,
   side: Side | None,
+  marks: np.ndarray | None,
 ) -> Batch:
   owners = rows.owners.reshape(-1)
   has_text = owners >= 0
+  if marks is not None:
+    of_slots = np.full(owners.shape, _NO_MARK, np.int32)
+    of_slots[has_text] = marks[owners[has_text]]
+    marks = of_slots.reshape(rows.owners.shape)
   used, slots_of_texts = np.unique(
     targets[owners[has_text]], return_inverse=True
   )
@@ -155,7 +167,8 @@ def _add_targets(
   # Unused entries point past the end, each elsewhere: no target appears twice.
   all_targets = num_targets + np.arange(owners.size, dtype=np.int32)
   all_targets[: len(used)] = used
-  return Batch(rows, slots.reshape(rows.owners.shape), all_targets, side)
+  slots = slots.reshape(rows.owners.shape)
+  return Batch(rows, slots, all_targets, side, marks)
 
 
 # ------------------------------------------------------------------- programs
@@ -169,7 +182,11 @@ class ProgramKey:
   mesh: Mesh
 
 
-@partial(jax.jit, static_argnames=("model", "side"), donate_argnames="sums")
+@partial(
+  jax.jit,
+  static_argnames=("model", "side"),
+  donate_argnames=("sums", "mark_sums"),
+)
 def add_batch(
   model: ProgramKey,
   side: Side | None,
@@ -180,7 +197,9 @@ def add_batch(
   positions: Int32[Array, "rows length"],
   slots: Int32[Array, "rows num_segments"],
   targets: Int32[Array, " texts"],
-) -> tuple[Float32[Array, "targets dim"], Int32[Array, ""]]:
+  marks: Int32[Array, "rows num_segments"] | None = None,
+  mark_sums: Float32[Array, "marks dim"] | None = None,
+) -> Any:
   """Embeds a batch and adds each text's vector to its target.
 
   The vectors of a target are summed by a product with zeros and ones and then
@@ -188,7 +207,7 @@ def add_batch(
   same bits on every run of a GPU.
 
   Returns:
-    The sums, and a small number to wait for.
+    The sums, with marks also the sums by mark, and a small number to wait for.
   """
   vectors = model.embedder.embed(
     params,
@@ -203,16 +222,30 @@ def add_batch(
   is_member = slots.reshape(-1) == jnp.arange(targets.size)[:, None]
   # A NaN must not leave its row, and 0 * NaN would spread it to all targets.
   is_finite = jnp.isfinite(vectors).all(axis=-1)
-  added = jnp.matmul(
-    is_member.astype(jnp.float32),
-    jnp.where(is_finite[:, None], vectors, 0.0),
-    precision=jax.lax.Precision.HIGHEST,
-  )
+  finite = jnp.where(is_finite[:, None], vectors, 0.0)
+  added = _add_members(is_member, finite)
   is_spoiled = (is_member & ~is_finite).any(axis=1)
   added = jnp.where(is_spoiled[:, None], jnp.nan, added)
   sums = sums.at[targets].add(added, mode="drop", unique_indices=True)
   sums = jax.lax.with_sharding_constraint(sums, sharding.replicated(model.mesh))
-  return sums, slots.sum()
+  if mark_sums is None:
+    return sums, slots.sum()
+  is_marked = marks.reshape(-1) == jnp.arange(len(mark_sums))[:, None]
+  mark_sums = mark_sums + _add_members(is_marked, finite)
+  mark_sums = jax.lax.with_sharding_constraint(
+    mark_sums, sharding.replicated(model.mesh)
+  )
+  return sums, mark_sums, slots.sum()
+
+
+def _add_members(
+  is_member: Bool[Array, "targets texts"], vectors: Float32[Array, "texts dim"]
+) -> Float32[Array, "targets dim"]:
+  return jnp.matmul(
+    is_member.astype(jnp.float32),
+    vectors,
+    precision=jax.lax.Precision.HIGHEST,
+  )
 
 
 def sum_batches(
@@ -238,21 +271,64 @@ def sum_batches(
   Returns:
     The sums, on the devices; the last batches may still be under way.
   """
+  sums, _ = sum_marked_batches(
+    model,
+    params,
+    batches,
+    num_targets=num_targets,
+    num_marks=0,
+    on_batch=on_batch,
+    idle=idle,
+  )
+  return sums
+
+
+def sum_marked_batches(
+  model: ProgramKey,
+  params: Any,
+  batches: Sequence[Batch],
+  *,
+  num_targets: int,
+  num_marks: int,
+  on_batch: Callable[[], object],
+  idle: IdleMeter | None,
+) -> tuple[Float32[Array, "targets dim"], Float32[Array, "marks dim"]]:
+  """Does what `sum_batches` does, and sums the texts by mark, too.
+
+  Args:
+    model: as `sum_batches` takes it, like all that follows.
+    params: its parameters.
+    batches: with marks unless there are none.
+    num_targets: rows of the first result.
+    num_marks: rows of the second.
+    on_batch: called when a batch has been handed over.
+    idle: measures how long the devices wait.
+  """
   everywhere = sharding.replicated(model.mesh)
   by_row = sharding.batch_sharding(model.mesh)
   # Encoders that share their parameters share their programs, too.
   to_side = model.embedder.config.to_side
-  shape = num_targets, model.embedder.dim
-  sums = jnp.zeros(shape, jnp.float32, device=everywhere)
+  sums, mark_sums = (
+    jnp.zeros((num_rows, model.embedder.dim), jnp.float32, device=everywhere)
+    for num_rows in (num_targets, num_marks)
+  )
   in_flight: list[Array] = []
   for batch in batches:
     begun = time.perf_counter()
     rows = batch.rows
     arrays = rows.tokens, rows.segment_ids, rows.positions, batch.slots
-    arrays = sharding.place_copies(
-      (*arrays, batch.targets), (*[by_row] * len(arrays), everywhere)
-    )
-    sums, done = add_batch(model, to_side(batch.side), params, sums, *arrays)
+    places = [*[by_row] * len(arrays), everywhere]
+    arrays = [*arrays, batch.targets]
+    if num_marks:
+      arrays, places = [*arrays, batch.marks], [*places, by_row]
+    arrays = sharding.place_copies(tuple(arrays), tuple(places))
+    side = to_side(batch.side)
+    if num_marks:
+      sums, mark_sums, done = add_batch(
+        model, side, params, sums, *arrays, mark_sums=mark_sums
+      )
+    else:
+      sums, done = add_batch(model, side, params, sums, *arrays)
     if idle is not None:
       idle.watch(begun, done, rows.segment_ids)
     in_flight.append(done)
@@ -260,7 +336,7 @@ def sum_batches(
     if len(in_flight) > _MAX_IN_FLIGHT:
       in_flight.pop(0).block_until_ready()
     on_batch()
-  return sums
+  return sums, mark_sums
 
 
 class Embedder:
@@ -307,6 +383,34 @@ class Embedder:
       self._params,
       batches,
       num_targets=num_targets,
+      on_batch=on_batch,
+      idle=idle,
+    )
+
+  def sum_marked_texts(
+    self,
+    batches: Sequence[Batch],
+    *,
+    num_targets: int,
+    num_marks: int,
+    on_batch: Callable[[], object] = lambda: None,
+    idle: IdleMeter | None = None,
+  ) -> tuple[Float32[Array, "targets dim"], Float32[Array, "marks dim"]]:
+    """Does what `sum_texts` does, and sums the texts by mark, too.
+
+    Args:
+      batches: what `make_batches` returned, with marks unless there are none.
+      num_targets: rows of the first result.
+      num_marks: rows of the second.
+      on_batch: called for each batch, about when it is done.
+      idle: measures how long the devices wait for batches.
+    """
+    return sum_marked_batches(
+      self._model,
+      self._params,
+      batches,
+      num_targets=num_targets,
+      num_marks=num_marks,
       on_batch=on_batch,
       idle=idle,
     )

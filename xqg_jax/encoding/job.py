@@ -11,6 +11,11 @@ import numpy as np
 import tqdm
 from jaxtyping import Array, Float32, Int, Int32
 
+from xqg_jax.augmentation.language_means import (
+  LanguageMeans,
+  merge_means,
+  read_means,
+)
 from xqg_jax.data.collection import Block, Collection, read_blocks
 from xqg_jax.encoding.embedder import (
   Batch,
@@ -58,10 +63,12 @@ class _Shard:
 
   passage_ids: list[str]
   query_counts: Int32[np.ndarray, "passages groups"]
+  language_counts: Int[np.ndarray, " languages"]
   batches: list[Batch]
 
 
-_Sums = Float32[Array, "targets dim"]
+# Of all targets, and of the queries of each language.
+_Sums = tuple[Float32[Array, "targets dim"], Float32[Array, "languages dim"]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -72,7 +79,8 @@ class EncodingJob(StoreShards[Block, _Shard]):
   and another writes the last.
 
   The device returns one array for a shard: its passages' vectors first, then
-  the query sums of its first passage, of its second, ...
+  the query sums of its first passage, of its second, ... and another of the
+  sums of all its queries by language, which come to the means of the store.
   """
 
   folder: Location
@@ -116,7 +124,21 @@ class EncodingJob(StoreShards[Block, _Shard]):
       records = run_shards(self, turn=self.turn)
     if self.idle.seconds:
       print(f"encoded: {self.idle.describe()}", file=sys.stderr)
+    if self.groups and self.turn.index == 0:
+      self._merge_means(records)
     return records
+
+  def check(self, record: Record) -> None:
+    """Compares a shard's arrays, and the means of its queries."""
+    super().check(record)
+    if self.groups:
+      read_means(self.folder / record["name"])
+
+  def _merge_means(self, records: Sequence[Record]) -> None:
+    """Writes the means of all generated queries beside the shards."""
+    parts = [read_means(self.folder / record["name"]) for record in records]
+    if any(part.languages for part in parts):
+      merge_means(parts).write(self.folder)
 
   def _count_rows(self, index: int) -> int:
     rest = self.collection.num_passages - index * self.shard_size
@@ -148,7 +170,7 @@ class EncodingJob(StoreShards[Block, _Shard]):
       [model.format_passage(passage) for passage in raw.passages],
       max_length=config.passage_length,
     )
-    queries, rows, groups = self._list_queries(raw)
+    queries, rows, groups, languages = self._list_queries(raw)
     query_tokens = encode_batch(
       [model.format_query(query) for query in queries],
       max_length=config.query_length,
@@ -157,20 +179,24 @@ class EncodingJob(StoreShards[Block, _Shard]):
     query_targets = self.shard_size + rows * num_groups + groups
     counts = np.zeros((len(raw.passages), num_groups), np.int32)
     np.add.at(counts, (rows, groups), 1)
+    num_languages = len(self.collection.languages)
+    no_marks = np.full(len(passage_tokens), num_languages)
     batches = self._make_batches(
       {
-        "passage": (passage_tokens, np.arange(len(passage_tokens))),
-        "query": (query_tokens, query_targets),
+        "passage": (passage_tokens, np.arange(len(passage_tokens)), no_marks),
+        "query": (query_tokens, query_targets, languages),
       }
     )
     ids = [passage.passage_id for passage in raw.passages]
-    return _Shard(ids, counts, batches)
+    language_counts = np.bincount(languages, minlength=num_languages)
+    return _Shard(ids, counts, language_counts, batches)
 
   def make(self, work: _Shard, bar: tqdm.tqdm) -> tuple[_Shard, _Sums]:
     """Encodes the texts of a shard on the device."""
-    sums = self.embedder.sum_texts(
+    sums = self.embedder.sum_marked_texts(
       work.batches,
       num_targets=self.num_targets,
+      num_marks=len(self.collection.languages),
       on_batch=_make_advance(bar, work, self.idle),
       idle=self.idle,
     )
@@ -178,9 +204,13 @@ class EncodingJob(StoreShards[Block, _Shard]):
 
   def _make_batches(
     self,
-    texts: Mapping[Side, tuple[list[np.ndarray], Int[np.ndarray, " texts"]]],
+    texts: Mapping[Side, tuple[list[np.ndarray], np.ndarray, np.ndarray]],
   ) -> list[Batch]:
-    """Packs the tokens of each side; into common rows where sides are alike."""
+    """Packs the tokens of each side; into common rows where sides are alike.
+
+    Args:
+      texts: tokens, targets and marks of each side.
+    """
     model = self.embedder.encoder
     make = functools.partial(
       make_batches,
@@ -191,27 +221,35 @@ class EncodingJob(StoreShards[Block, _Shard]):
     if not model.config.share_encoders:
       return [
         batch
-        for side, (tokens, targets) in texts.items()
+        for side, (tokens, targets, marks) in texts.items()
         if tokens
-        for batch in make(tokens, targets, side=side)
+        for batch in make(tokens, targets, side=side, marks=marks)
       ]
-    token_lists, targets = zip(*texts.values(), strict=True)
-    return make(list(itertools.chain(*token_lists)), np.concatenate(targets))
+    token_lists, targets, marks = zip(*texts.values(), strict=True)
+    return make(
+      list(itertools.chain(*token_lists)),
+      np.concatenate(targets),
+      marks=np.concatenate(marks),
+    )
 
   def _list_queries(
     self, block: Block
   ) -> tuple[
-    list[str], Int[np.ndarray, " queries"], Int[np.ndarray, " queries"]
+    list[str],
+    Int[np.ndarray, " queries"],
+    Int[np.ndarray, " queries"],
+    Int[np.ndarray, " queries"],
   ]:
-    """The generated queries of a block, with their rows and groups."""
+    """The generated queries of a block: texts, rows, groups, languages."""
     group_of = {
       (group["language"], group["rank"]): i
       for i, group in enumerate(self.groups)
     }
+    number_of = {name: i for i, name in enumerate(self.collection.languages)}
     use_language = any(language for language, _ in group_of)
     use_rank = any(rank for _, rank in group_of)
     queries: list[str] = []
-    places: list[tuple[int, int]] = []
+    places: list[tuple[int, int, int]] = []
     for row, by_language in enumerate(block.queries):
       for language, texts in by_language.items():
         for rank, text in enumerate(texts, start=1):
@@ -221,13 +259,14 @@ class EncodingJob(StoreShards[Block, _Shard]):
               rank if use_rank else None,
             )
             queries.append(text)
-            places.append((row, group_of[key]))
-    rows, groups = np.array(places, np.int64).reshape(-1, 2).T
-    return queries, rows, groups
+            places.append((row, group_of[key], number_of[language]))
+    rows, groups, languages = np.array(places, np.int64).reshape(-1, 3).T
+    return queries, rows, groups, languages
 
   def write(self, place: Location, made: tuple[_Shard, _Sums]) -> Record:
     """Writes a shard once the device is through with it."""
-    shard, values = made[0], np.asarray(made[1])
+    shard, (sums, language_sums) = made
+    values = np.asarray(sums)
     num_rows, num_groups = shard.query_counts.shape
     # [shard_size * groups, dim] -> [rows, groups, dim]
     query_sums = values[self.shard_size :].reshape(
@@ -239,7 +278,25 @@ class EncodingJob(StoreShards[Block, _Shard]):
       query_sums if self.groups else None,
       shard.query_counts if self.groups else None,
     )
-    return super().write(place, arrays)
+    record = super().write(place, arrays)
+    if self.groups:
+      means = self._divide(np.asarray(language_sums), shard.language_counts)
+      means.write(place)
+    return record
+
+  def _divide(
+    self,
+    sums: Float32[np.ndarray, "languages dim"],
+    counts: Int[np.ndarray, " languages"],
+  ) -> LanguageMeans:
+    """Means of a shard's queries; of no language where it has none."""
+    used = np.flatnonzero(counts)
+    return LanguageMeans(
+      tuple(self.collection.languages[i] for i in used),
+      sums[used].astype(np.float64) / counts[used, None],
+      counts[used],
+      self.embedder.encoder.fingerprint,
+    )
 
 
 def _make_advance(

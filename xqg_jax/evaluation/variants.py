@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
+from xqg_jax.augmentation.centering import (
+  Centering,
+)
 from xqg_jax.augmentation.settings import Augmentation
 from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.data.passages import Passage, read_passages
@@ -22,19 +22,20 @@ from xqg_jax.data.questions import Question
 from xqg_jax.data.runs import Run, make_run, read_run
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.search_folder import (
-  EMBEDDINGS_FILE,
-  EMBEDDINGS_KEY,
+  CENTERING_KEY,
   RUN_KEY,
+  SearchedQuestions,
+  check_search_file,
   find_run_file,
+  read_searched,
 )
 from xqg_jax.indexes.exact.all_augmentations import score_variants
 from xqg_jax.io.claims import MANIFEST_FILE
-from xqg_jax.io.files import read_json, read_lines, sha256_file
+from xqg_jax.io.files import read_json, read_lines
 from xqg_jax.io.locations import find_location
 from xqg_jax.io.paths import Path, to_path
 
 _TEXT_ID = "text:"
-_SEARCH_AGAIN = "search again with a new OUTPUT_DIR"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Variant:
     run: {question_id: {passage_id: score}}.
     path: the file it came from; None for a variant scored here.
     augmentation: how the passages were augmented, where that is known.
+    centering: how the questions were centred, if they were.
     texts: the texts of a prediction file by the ids made for them.
     num_left_out: questions of its file that are not evaluated.
   """
@@ -54,6 +56,7 @@ class Variant:
   run: Run
   path: Path | None = None
   augmentation: Augmentation | None = None
+  centering: Mapping[str, Any] | None = None
   texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
   num_left_out: int = 0
 
@@ -74,9 +77,10 @@ def read_variant(name: str, path: str | os.PathLike) -> Variant:
   manifest = {}
   if (folder / MANIFEST_FILE).is_file():
     manifest = read_json(folder / MANIFEST_FILE)
-    _check_file(file, manifest, RUN_KEY)
+    check_search_file(file, manifest, RUN_KEY)
   augmentation = _read_augmentation(folder, manifest)
-  return Variant(name, read_run(file), file, augmentation)
+  centering = manifest.get(CENTERING_KEY)
+  return Variant(name, read_run(file), file, augmentation, centering)
 
 
 def _read_prediction_variant(name: str, path: Path) -> Variant:
@@ -108,10 +112,18 @@ def _read_augmentation(
   return _open_embeddings(folder, manifest).augmentation
 
 
+def open_searched_embeddings(searched: SearchedQuestions) -> AugmentedView:
+  """Opens the embeddings that a search went through.
+
+  Raises:
+    InputError: they have changed since.
+  """
+  return _open_embeddings(searched.folder, searched.manifest)
+
+
 def _open_embeddings(
   folder: Path, manifest: Mapping[str, Any]
 ) -> AugmentedView:
-  """The embeddings that a search folder's manifest names."""
   location = find_location(manifest["embeddings"], folder)
   view = open_view(location)
   # Folders of earlier versions do not note it.
@@ -123,14 +135,6 @@ def _open_embeddings(
       mend="search again with a new OUTPUT_DIR, or give its run.trec alone",
     )
   return view
-
-
-def _check_file(path: Path, manifest: Mapping[str, Any], key: str) -> None:
-  """Refuses a file of a search whose checksum is not the recorded one."""
-  if key in manifest and sha256_file(path) != manifest[key]:
-    raise InputError(
-      "not the file that the manifest describes", where=path, mend=_SEARCH_AGAIN
-    )
 
 
 # --------------------------------------------------- further augmentations
@@ -193,9 +197,10 @@ def describe_augmentation(augmentation: Augmentation | None) -> str:
 
 def score_augmentations(
   search_folder: str | os.PathLike,
-  augmentations: Mapping[str, Augmentation],
+  augmentations: Mapping[str, Augmentation | None],
   *,
   k: int,
+  centering: Centering | None = None,
 ) -> list[Variant]:
   """Searches the embeddings of a search folder under other augmentations.
 
@@ -204,54 +209,31 @@ def score_augmentations(
 
   Args:
     search_folder: a folder that `search` wrote.
-    augmentations: by the names of the variants.
+    augmentations: by the names of the variants; None: passages as they are.
     k: number of passages for each question.
+    centering: of the questions; None: as they were searched.
 
   Raises:
     InputError: the folder is not of a search, or the store lacks the query
       sums that are asked for.
   """
-  folder = to_path(search_folder)
-  manifest = read_json(folder / MANIFEST_FILE)
-  if not {"embeddings", "question_ids"} <= set(manifest):
-    raise InputError(
-      "the manifest does not name 'embeddings' and 'question_ids'",
-      where=folder / MANIFEST_FILE,
-      mend="give a folder that `xqg search` wrote",
-    )
-  store = _open_embeddings(folder, manifest).store
-  queries = _read_embeddings(folder, manifest)
+  searched = read_searched(search_folder)
+  store = open_searched_embeddings(searched).store
+  queries, noted = searched.vectors, searched.manifest.get(CENTERING_KEY)
+  if centering is not None:
+    queries = centering.apply(searched.uncentered(), searched.languages)
+    noted = centering.to_json()
   neighbors = score_variants(queries, store, list(augmentations.values()), k)
   passage_ids = store.passage_ids
   return [
     Variant(
       name,
-      make_run(manifest["question_ids"], passage_ids, *found),
+      make_run(searched.question_ids, passage_ids, *found),
       augmentation=augmentations[name],
+      centering=noted,
     )
     for name, found in zip(augmentations, neighbors, strict=True)
   ]
-
-
-def _read_embeddings(
-  folder: Path, manifest: Mapping[str, Any]
-) -> Float[np.ndarray, "questions dim"]:
-  path = folder / EMBEDDINGS_FILE
-  try:
-    embeddings = np.load(path, allow_pickle=False)
-  except (OSError, ValueError) as error:
-    raise InputError(
-      f"cannot be read ({error})", where=path, mend=_SEARCH_AGAIN
-    ) from None
-  if len(embeddings) != len(manifest["question_ids"]):
-    raise InputError(
-      f"found {len(embeddings)} vectors for {len(manifest['question_ids'])} "
-      "questions",
-      where=path,
-      mend=_SEARCH_AGAIN,
-    )
-  _check_file(path, manifest, EMBEDDINGS_KEY)
-  return embeddings
 
 
 # -------------------------------------------------------- passages and checks

@@ -10,6 +10,7 @@ import numpy as np
 import tqdm
 from jaxtyping import Float, Int
 
+from xqg_jax.augmentation.centering import NO_CENTERING, Centering
 from xqg_jax.data.collection import (
   Block,
   Collection,
@@ -50,6 +51,7 @@ class FilteringJob(QueryShards[Block, Block]):
     seed: of the sample.
     round_trip_k: see `filter_queries`.
     score_percentile: see `filter_queries`.
+    centering: of the queries that are scored.
   """
 
   folder: Location
@@ -61,6 +63,7 @@ class FilteringJob(QueryShards[Block, Block]):
   seed: int
   round_trip_k: int | None
   score_percentile: float
+  centering: Centering = NO_CENTERING
 
   task: str = "filter"
   scratch: str = ".sorted_queries"
@@ -152,7 +155,7 @@ class _ScoreJob(ShardJob[Block, Block, tuple[int, Scores]]):
     job = self._job
     passages = read_passages(job.collection.passages)
     sample, _ = draw_sample(passages, job.sample_size, seed=job.seed)
-    return Judge.make(job.encoder, sample)
+    return Judge.make(job.encoder, sample, job.centering)
 
   def make(self, work: Block, bar: tqdm.tqdm) -> tuple[int, Scores]:
     del bar

@@ -14,8 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from xqg_jax.augmentation.centering import (
+  NO_CENTERING,
+  Centering,
+)
 from xqg_jax.data.languages import get_language, is_in_script
 from xqg_jax.data.passages import Passage
+from xqg_jax.encoding.questions import encode_questions
 from xqg_jax.encoding.texts import encode_texts
 from xqg_jax.generation.health import normalize
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
@@ -98,17 +103,24 @@ class Judge:
     encoder: the dual encoder.
     sample_ids: passage ids of the sample.
     sample: their vectors.
+    centering: of the queries.
   """
 
   encoder: DualEncoder
   sample_ids: Sequence[str]
   sample: Float[np.ndarray, "sample dim"]
+  centering: Centering = NO_CENTERING
 
   @classmethod
-  def make(cls, encoder: DualEncoder, sample: Sequence[Passage]) -> "Judge":
+  def make(
+    cls,
+    encoder: DualEncoder,
+    sample: Sequence[Passage],
+    centering: Centering = NO_CENTERING,
+  ) -> "Judge":
     """Embeds the sample."""
     ids = [passage.passage_id for passage in sample]
-    return cls(encoder, ids, _encode_passages(encoder, sample))
+    return cls(encoder, ids, _encode_passages(encoder, sample), centering)
 
   def score(
     self, passages: Sequence[Passage], queries: Sequence[Judged]
@@ -127,11 +139,11 @@ class Judge:
       return np.zeros(0, np.float32), np.zeros(0, np.int32)
     own = _encode_passages(self.encoder, passages)
     rows = np.array([query.row for query in queries])
-    vectors = encode_texts(
+    vectors = encode_questions(
       self.encoder,
-      [self.encoder.format_query(query.text) for query in queries],
-      side="query",
-      max_length=self.encoder.config.query_length,
+      [query.text for query in queries],
+      [query.language for query in queries],
+      centering=self.centering,
     )
     scores = np.einsum("qd,qd->q", vectors, own[rows])
     places = {name: place for place, name in enumerate(self.sample_ids)}

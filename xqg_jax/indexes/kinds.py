@@ -7,6 +7,7 @@ A new kind is one file, with a subclass of `BuiltIndex`, and one line of
 import os
 from collections.abc import Mapping
 
+from xqg_jax.augmentation.centering import Centering, CenterSettings
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.index import ExactIndex
 from xqg_jax.indexes.index import FORMAT_VERSION, BuiltIndex, Index
@@ -96,3 +97,18 @@ def check_encoder(index: Index, model: DualEncoder) -> None:
       where=index.path,
       mend="give the checkpoint, pooling and prefixes of the passages",
     )
+
+
+def open_centering(
+  settings: CenterSettings, index: Index, model: DualEncoder
+) -> Centering:
+  """Reads the means that questions to an index are centred by.
+
+  Raises:
+    InputError: settings that cannot be, no means, or those of another encoder.
+  """
+  needs_store = settings.strength and settings.means is None
+  return settings.open(
+    store=index.open_embeddings().store.path if needs_store else None,
+    encoder_fingerprint=model.fingerprint,
+  )

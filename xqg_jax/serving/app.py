@@ -17,6 +17,10 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from xqg_jax.augmentation.language_means import (
+  MAX_STRENGTH,
+)
+from xqg_jax.data.languages import get_language
 from xqg_jax.errors import InputError, NativeError
 from xqg_jax.serving.questions import MAX_QUESTION_LENGTH, check_question
 from xqg_jax.serving.request_limits import Limits, RequestLimits
@@ -38,6 +42,10 @@ class _Strict(pydantic.BaseModel):
   model_config = pydantic.ConfigDict(extra="forbid", strict=True)
 
 
+def _check_language(code: str | None) -> str | None:
+  return None if code is None else get_language(code).code
+
+
 class Question(_Strict):
   """What is asked."""
 
@@ -53,10 +61,30 @@ class Question(_Strict):
   k: Annotated[
     int, pydantic.Field(ge=1, le=MAX_HITS, description="Hits of a variant.")
   ] = 10
+  center: Annotated[
+    float | None,
+    pydantic.Field(
+      ge=0,
+      le=MAX_STRENGTH,
+      description="How much of its language's mean the question loses; the "
+      "server's own when absent.",
+    ),
+  ] = None
+  language: Annotated[
+    str | None,
+    pydantic.Field(
+      max_length=3,
+      description="Code of the question's language; identified when absent.",
+    ),
+    pydantic.AfterValidator(_check_language),
+  ] = None
 
 
 class HitAnswer(_Strict):
-  """One hit: (1 - alpha) (passage_score - mean_score) + alpha query_score."""
+  """One hit: (1 - alpha) (passage_score - mean_score) + alpha query_score.
+
+  The scores are those of the centred question, if it is centred.
+  """
 
   passage_id: str
   score: float
@@ -73,10 +101,16 @@ class PassageAnswer(_Strict):
 
 
 class Answer(_Strict):
-  """Both variants, best first; `augmented` is null without queries."""
+  """Both variants, best first; `augmented` is null without queries.
+
+  `center` is null without means; `language` is the one whose mean the question
+  loses, null where that is the mean over all.
+  """
 
   question: str
   alpha: float | None
+  center: float | None
+  language: str | None
   mean_score: float
   baseline: list[HitAnswer]
   augmented: list[HitAnswer] | None
@@ -96,6 +130,9 @@ class Description(_Strict):
   encoder_fingerprint: str
   reduction: str | None
   alpha: float | None
+  center: float | None
+  center_by: str
+  languages: list[str]
 
 
 class Error(_Strict):
@@ -145,7 +182,11 @@ def make_app(
 
   @app.post("/api/search", response_model=Answer, responses=errors)
   async def search(asked: Question) -> JSONResponse:
-    request = SearchRequest(asked.question, asked.alpha, asked.k)
+    if asked.center and description["center"] is None:
+      raise HTTPException(422, "no means to centre questions by are known here")
+    request = SearchRequest(
+      asked.question, asked.alpha, asked.k, asked.center, asked.language
+    )
     future = asyncio.wrap_future(worker.submit(request))
     async with asyncio.timeout(answer_seconds):
       return JSONResponse(await future)

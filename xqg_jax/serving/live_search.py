@@ -5,6 +5,9 @@ S the sum or mean of its queries' vectors, m the mean vector that the
 augmentation removes, if it does. Alpha can therefore move after both products
 are known. A passage without queries, where a mean is asked for, has its own
 vector in the place of S.
+
+A centred question is q - s o, o the mean of its language: s can move, too, once
+the products of o are known, which are the same for all questions of a language.
 """
 
 import dataclasses
@@ -16,10 +19,20 @@ import jax
 import numpy as np
 from jaxtyping import Float32, Int
 
+from xqg_jax.augmentation.centering import (
+  NOT_CENTERED,
+  Centering,
+  CenterSettings,
+  open_means,
+)
 from xqg_jax.augmentation.fusion import group_weights, sum_groups
+from xqg_jax.augmentation.language_means import (
+  has_means,
+)
 from xqg_jax.augmentation.settings import Augmentation, Reduction
 from xqg_jax.augmentation.views import AugmentedView
 from xqg_jax.checkpoints import load_dual_encoder
+from xqg_jax.data.languages import identify_language
 from xqg_jax.encoding.embedder import Embedder, make_batches
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.index import Index
@@ -31,6 +44,8 @@ from xqg_jax.store.vector_checks import check_queries, check_vectors
 MAX_BATCH = 8
 # Passages that a ScaNN index proposes; they are then scored exactly.
 NUM_CANDIDATES = 200
+# By how much questions are centred for candidates where the slider begins at 0.
+_PROPOSING_STRENGTH = 0.8
 _BLOCK_SIZE = 65_536
 # Half a program too many costs a moment at the start; half the row is padding
 # for every question, for ever.
@@ -45,16 +60,41 @@ class Products(NamedTuple):
     passage_scores: q.p.
     query_scores: q.S, or None without generated queries.
     mean_score: q.m.
+    offset: the same of o, the mean of the question's language; None without
+      means.
+    language: that o is of; None: of all languages.
   """
 
   rows: Int[np.ndarray, " candidates"]
   passage_scores: Float32[np.ndarray, " candidates"]
   query_scores: Float32[np.ndarray, " candidates"] | None
   mean_score: float
+  offset: "Products | None" = None
+  language: str | None = None
+
+  def center(self, strength: float) -> "Products":
+    """The products of the centred question.
+
+    >>> one = np.ones(2, np.float32)
+    >>> offset = Products(np.arange(2), one, None, 0.5)
+    >>> found = Products(np.arange(2), 3 * one, None, 1.0, offset).center(2)
+    >>> found.passage_scores.tolist(), found.mean_score
+    ([1.0, 1.0], 0.0)
+    """
+    if not strength or self.offset is None:
+      return self
+    weight, queries = np.float32(strength), self.query_scores
+    if queries is not None:
+      queries = queries - weight * self.offset.query_scores
+    return self._replace(
+      passage_scores=self.passage_scores - weight * self.offset.passage_scores,
+      query_scores=queries,
+      mean_score=self.mean_score - strength * self.offset.mean_score,
+    )
 
   @property
   def num_bytes(self) -> int:
-    """Memory that it takes."""
+    """Memory that it takes, without what questions share."""
     return sum(part.nbytes for part in self[:3] if part is not None)
 
 
@@ -250,6 +290,8 @@ class LiveSearch:
   Attributes:
     index: the index given.
     augmentation: None where there are no generated queries.
+    centering: what is subtracted from questions, unless a strength is asked
+      for; its means are None where there are none.
   """
 
   def __init__(
@@ -261,6 +303,7 @@ class LiveSearch:
     baseline_index: str | os.PathLike | None = None,
     reduction: Reduction = "sum",
     alpha: float = 0.01,
+    centering: CenterSettings = NOT_CENTERED,
   ):
     """Opens and checks everything, reads the vectors and compiles.
 
@@ -272,6 +315,8 @@ class LiveSearch:
         candidates beside a ScaNN index.
       reduction: "sum" or "mean", where the index is not of a view.
       alpha: where the index is not of a view.
+      centering: of questions. Means that the store or these settings have are
+        read at any strength, so that it can move.
 
     Raises:
       InputError: no index there, one of another encoder or store, changed or
@@ -286,6 +331,7 @@ class LiveSearch:
       augmentation = Augmentation(reduction=reduction, alpha=alpha)
       view = dataclasses.replace(view, augmentation=augmentation)
     self.augmentation = view.augmentation
+    self.centering = _open_centering(centering, view, model)
     self.passage_ids = self.index.passage_ids
     self._indexes = [self.index]
     if baseline_index is not None:
@@ -293,6 +339,7 @@ class LiveSearch:
     self._vectors = _Vectors.read(view)
     self._encoder = QuestionEncoder(model)
     self._encoder.warm_up()
+    self._offsets: dict[str | None, Products] = {}
     # ScaNN's process starts, and its files are checked, before a question is.
     self.find(["warm"])
 
@@ -301,24 +348,86 @@ class LiveSearch:
     """Whether all passages are scored."""
     return any(index.is_exact for index in self._indexes)
 
-  def find(self, questions: Sequence[str]) -> list[Products]:
+  def find(
+    self,
+    questions: Sequence[str],
+    languages: Sequence[str | None] | None = None,
+  ) -> list[Products]:
     """Encodes at most `MAX_BATCH` questions and scores the passages.
+
+    Args:
+      questions: their texts.
+      languages: code of each, where it is known.
 
     Raises:
       InputError: an embedding that is not finite.
       ScannError: ScaNN failed or crashed.
     """
     embeddings = self._encoder.encode(questions)
-    return self._vectors.multiply(embeddings, self._propose(embeddings))
+    if self.centering.means is None:
+      return self._vectors.multiply(embeddings, self._propose(embeddings))
+    given = [None] * len(questions) if languages is None else languages
+    resolved = [
+      self._find_language(question, language)
+      for question, language in zip(questions, given, strict=True)
+    ]
+    offsets = self.centering.means.select(resolved, by=self.centering.by)
+    offsets = offsets.astype(np.float32)
+    found = self._vectors.multiply(
+      embeddings, self._propose(embeddings, offsets)
+    )
+    return [
+      products._replace(
+        offset=self._multiply_offset(offset, products.rows, language),
+        language=language,
+      )
+      for products, offset, language in zip(
+        found, offsets, resolved, strict=True
+      )
+    ]
+
+  def _find_language(self, question: str, language: str | None) -> str | None:
+    """The language whose mean a question loses; None: the mean over all."""
+    known = self.centering.means.languages
+    if self.centering.by == "all":
+      return None
+    if language is None:
+      return identify_language(question, known)
+    return language if language in known else None
+
+  def _multiply_offset(
+    self,
+    offset: Float32[np.ndarray, " dim"],
+    rows: Int[np.ndarray, " _"],
+    language: str | None,
+  ) -> Products:
+    """Of all passages once a language; of candidates for each question."""
+    if not self.is_exact:
+      (products,) = self._vectors.multiply(offset[None], [rows])
+      return products
+    if language not in self._offsets:
+      (self._offsets[language],) = self._vectors.multiply(offset[None], [None])
+    return self._offsets[language]
 
   def _propose(
-    self, embeddings: Float32[np.ndarray, "questions dim"]
+    self,
+    embeddings: Float32[np.ndarray, "questions dim"],
+    offsets: Float32[np.ndarray, "questions dim"] | None = None,
   ) -> list[Int[np.ndarray, " _"] | None]:
-    """The rows worth scoring, by question; None: all."""
+    """The rows worth scoring, by question; None: all.
+
+    With means, those of the question as it is and of the centred one.
+    """
     if self.is_exact:
       return [None] * len(embeddings)
+    asked = [embeddings]
+    if offsets is not None:
+      strength = np.float32(self.centering.strength or _PROPOSING_STRENGTH)
+      asked.append(embeddings - strength * offsets)
     found = [
-      index.search(embeddings, NUM_CANDIDATES)[1] for index in self._indexes
+      index.search(vectors, NUM_CANDIDATES)[1]
+      for index in self._indexes
+      for vectors in asked
     ]
     proposed = [np.unique(rows) for rows in np.concatenate(found, axis=1)]
     return [rows[rows >= 0] for rows in proposed]
@@ -333,6 +442,23 @@ class LiveSearch:
 
   def __exit__(self, *exception: object) -> None:
     self.close()
+
+
+def _open_centering(
+  settings: CenterSettings, view: AugmentedView, model: DualEncoder
+) -> Centering:
+  """With the means if there are any, even where the strength is 0."""
+  store = view.store.path
+  if settings.means is None and not settings.strength and not has_means(store):
+    return Centering(None, 0.0, settings.by)
+  means = open_means(
+    store if settings.means is None else settings.means,
+    encoder_fingerprint=model.fingerprint,
+    dim=view.dim,
+  )
+  # Loads the model that tells languages apart before a question comes.
+  identify_language("warm", means.languages)
+  return Centering(means, settings.strength, settings.by)
 
 
 def _open_indexed_view(index: Index) -> AugmentedView:

@@ -12,14 +12,31 @@ from xqg_jax.serving.live_search import Hit, LiveSearch, Products, rank_passages
 # Products of questions asked before, so that alpha moves without encoding.
 _CACHE_BYTES = 256 << 20
 
+Key = tuple[str, str | None]
+
 
 @dataclasses.dataclass(frozen=True)
 class SearchRequest:
-  """A question; alpha None stands for the view's own."""
+  """A question; None stands for what the server was started with.
+
+  Attributes:
+    question: its text.
+    alpha: weight of the generated queries.
+    k: hits of each variant.
+    center: strength of centring.
+    language: code of the question's; None: to be identified.
+  """
 
   question: str
   alpha: float | None
   k: int
+  center: float | None = None
+  language: str | None = None
+
+  @property
+  def key(self) -> Key:
+    """What the products depend on."""
+    return self.question, self.language
 
 
 class SearchService:
@@ -29,7 +46,7 @@ class SearchService:
     """Takes an open search and the texts of all its passages."""
     self._live = live
     self._shown = shown
-    self._products: OrderedDict[str, Products] = OrderedDict()
+    self._products: OrderedDict[Key, Products] = OrderedDict()
 
   def describe(self) -> dict[str, Any]:
     """What is searched, and how."""
@@ -43,7 +60,20 @@ class SearchService:
       "encoder_fingerprint": self._live.index.encoder_fingerprint,
       "reduction": augmentation and augmentation.reduction,
       "alpha": augmentation and augmentation.alpha,
+      "center": self._center(None),
+      "center_by": self._live.centering.by,
+      "languages": self._list_languages(),
     }
+
+  def _center(self, asked: float | None) -> float | None:
+    """The strength asked for, or the server's own; None without means."""
+    if self._live.centering.means is None:
+      return None
+    return self._live.centering.strength if asked is None else asked
+
+  def _list_languages(self) -> list[str]:
+    means = self._live.centering.means
+    return [] if means is None else list(means.languages)
 
   def answer_batch(
     self, requests: Sequence[SearchRequest]
@@ -51,27 +81,28 @@ class SearchService:
     """Answers requests in their order; encodes what was not asked before."""
     started = time.perf_counter()
     known = {
-      request.question: self._products[request.question]
+      request.key: self._products[request.key]
       for request in requests
-      if request.question in self._products
+      if request.key in self._products
     }
-    new = list(dict.fromkeys(r.question for r in requests).keys() - known)
+    new = list(dict.fromkeys(r.key for r in requests).keys() - known)
     if new:
-      known |= zip(new, self._live.find(new), strict=True)
-    for question, products in known.items():
-      self._keep(question, products)
+      questions, languages = zip(*new, strict=True)
+      known |= zip(new, self._live.find(questions, languages), strict=True)
+    for key, products in known.items():
+      self._keep(key, products)
     return [
       {
-        **self._answer(request, known[request.question]),
-        "is_known": request.question not in new,
+        **self._answer(request, known[request.key]),
+        "is_known": request.key not in new,
         "milliseconds": round(1000 * (time.perf_counter() - started), 2),
       }
       for request in requests
     ]
 
-  def _keep(self, question: str, products: Products) -> None:
-    self._products[question] = products
-    self._products.move_to_end(question)
+  def _keep(self, key: Key, products: Products) -> None:
+    self._products[key] = products
+    self._products.move_to_end(key)
     size = sum(kept.num_bytes for kept in self._products.values())
     while size > _CACHE_BYTES and len(self._products) > 1:
       size -= self._products.popitem(last=False)[1].num_bytes
@@ -79,6 +110,8 @@ class SearchService:
   def _answer(
     self, request: SearchRequest, products: Products
   ) -> dict[str, Any]:
+    center = self._center(request.center)
+    products = products.center(center or 0.0)
     baseline = rank_passages(products, alpha=None, k=request.k)
     alpha, augmented = None, None
     if self._live.augmentation is not None:
@@ -91,6 +124,8 @@ class SearchService:
     return {
       "question": request.question,
       "alpha": alpha,
+      "center": center,
+      "language": products.language,
       "mean_score": products.mean_score,
       "baseline": self._to_json(baseline),
       "augmented": augmented and self._to_json(augmented),

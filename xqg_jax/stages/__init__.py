@@ -57,6 +57,11 @@ STAGES = {
     spans_processes=True,
   ),
   "augment": Stage("stages.augment:augment", "add query sums, as a view"),
+  "center": Stage(
+    "stages.center:center",
+    "the mean question of each language",
+    spans_processes=True,
+  ),
   "tune-alpha": Stage(
     "stages.tune_alpha:tune_alpha", "choose alpha by dev questions"
   ),

@@ -7,12 +7,20 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from xqg_jax.augmentation.centering import (
+  Centering,
+)
 from xqg_jax.augmentation.settings import Augmentation
 from xqg_jax.data.passages import Passage, list_passage_files
 from xqg_jax.data.predictions import write_predictions
 from xqg_jax.data.questions import Question
 from xqg_jax.data.runs import write_run
 from xqg_jax.errors import InputError
+from xqg_jax.evaluation.center_grid import (
+  NO_GRID,
+  CenterGrid,
+  score_centered,
+)
 from xqg_jax.evaluation.comparison import Scores, compare_variants
 from xqg_jax.evaluation.examples import choose_examples
 from xqg_jax.evaluation.results import (
@@ -24,9 +32,10 @@ from xqg_jax.evaluation.results import (
   write_evaluation,
 )
 from xqg_jax.evaluation.scoring import ScoringInputs, score_variants_by_question
-from xqg_jax.evaluation.search_folder import find_run_file
+from xqg_jax.evaluation.search_folder import find_run_file, read_searched
 from xqg_jax.evaluation.variants import (
   Variant,
+  describe_augmentation,
   keep_questions,
   plan_augmentations,
   read_needed_passages,
@@ -55,6 +64,7 @@ def evaluate(
   reduction: Literal["sum", "mean"] = "sum",
   num_queries: Sequence[int] = (),
   augmentations: Mapping[str, Augmentation] | Sequence[Augmentation] = (),
+  centers: CenterGrid = NO_GRID,
   tokenizer: Literal["punkt", "no_sentences"] = "punkt",
   punkt_dir: str | os.PathLike | None = None,
   k: int = 100,
@@ -89,6 +99,8 @@ def evaluate(
     num_queries: each of `alphas` with the first n generated queries of each
       language, for these n; the store must keep queries apart by rank.
     augmentations: further augmentations to score likewise.
+    centers: strengths of centring: the baseline's passages as they are, and
+      each of the augmentations, also with questions centred so.
     tokenizer: "punkt" counts tokens as the official scorer does and needs
       NLTK's punkt_tab; "no_sentences" needs no data.
     punkt_dir: NLTK data folder to look for punkt_tab in.
@@ -117,6 +129,7 @@ def evaluate(
   planned = plan_augmentations(alphas, reduction, augmentations, num_queries)
   _check_settings(settings, runs, planned)
   sources = _describe_sources(runs, questions, passages, qrels)
+  centerings = _open_centerings(runs[settings["baseline"]], centers)
   claim = functools.partial(
     claim_output_dir,
     output_dir,
@@ -125,13 +138,14 @@ def evaluate(
       "inputs": sources,
       "settings": settings,
       "augmentations": {n: a.to_json() for n, a in planned.items()},
+      **({"centers": [c.to_json() for c in centerings]} if centerings else {}),
     },
   )
   if _holds_something(output_dir):
     claim()
   if not (to_path(output_dir) / MANIFEST_FILE).is_file():
     inputs = ScoringInputs.read(questions, qrels, settings, punkt_dir=punkt_dir)
-    variants = _collect_variants(runs, planned, inputs, settings)
+    variants = _collect_variants(runs, planned, centerings, inputs, settings)
     texts, variants = read_needed_passages(passages, variants)
     results = _Results.compute(variants, inputs, texts, settings)
     # Nothing is written before all input has proved sound.
@@ -194,25 +208,43 @@ def _describe_file(path: str | os.PathLike) -> dict[str, str]:
 def _collect_variants(
   runs: Mapping[str, str | os.PathLike],
   planned: Mapping[str, Augmentation],
+  centerings: Sequence[Centering],
   inputs: ScoringInputs,
   settings: Mapping[str, Any],
 ) -> list[Variant]:
   variants = [read_variant(name, path) for name, path in runs.items()]
+  source, k = runs[settings["baseline"]], settings["k"]
   if planned:
-    source = runs[settings["baseline"]]
-    if not to_path(source).is_dir():
-      raise InputError(
-        "alphas need the baseline's embeddings; this is not a search folder",
-        where=source,
-        mend="give the folder that `xqg search` wrote as the baseline",
-      )
-    variants += score_augmentations(source, planned, k=settings["k"])
+    _check_search_folder(source)
+    variants += score_augmentations(source, planned, k=k)
+  if centerings:
+    grid = {describe_augmentation(None): None, **planned}
+    variants += score_centered(read_searched(source), grid, centerings, k=k)
   # The baseline comes first in every table.
   variants.sort(key=lambda variant: variant.name != settings["baseline"])
   return [
     keep_questions(variant, inputs.questions, inputs.questions_path)
     for variant in variants
   ]
+
+
+def _open_centerings(
+  source: str | os.PathLike, centers: CenterGrid
+) -> list[Centering]:
+  if not centers.strengths:
+    return []
+  _check_search_folder(source)
+  return centers.open(read_searched(source))
+
+
+def _check_search_folder(source: str | os.PathLike) -> None:
+  if not to_path(source).is_dir():
+    raise InputError(
+      "alphas need the baseline's embeddings, and so do centers; this is not a "
+      "search folder",
+      where=source,
+      mend="give the folder that `xqg search` wrote as the baseline",
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -243,6 +275,7 @@ class _Results:
     described = {
       v.name: {
         "augmentation": v.augmentation and v.augmentation.to_json(),
+        "centering": v.centering,
         "missing_questions": sum(
           not v.run.get(q.question_id) for q in inputs.questions
         ),

@@ -16,6 +16,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xqg_jax.augmentation.centering import (
+  NOT_CENTERED,
+  CenterSettings,
+)
 from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.data.collection import scan_collection
 from xqg_jax.data.generated_queries import list_shards
@@ -48,6 +52,7 @@ def filter_queries(
   score_percentile: float = 0.0,
   seed: int = 0,
   shard_size: int = 1000,
+  centering: CenterSettings = NOT_CENTERED,
 ) -> dict[str, Any]:
   """Removes generated queries, by one filter after the other.
 
@@ -69,9 +74,12 @@ def filter_queries(
       languages: those with the smallest inner products with their passages.
     seed: of the sample.
     shard_size: passages in a file.
+    centering: how much of its language's mean is subtracted from a query that
+      is scored.
 
   Returns:
-    The content of `manifest.json`: what each filter removed, with examples.
+    The content of `manifest.json`: what each filter removed, with examples,
+    and what is kept of each language.
 
   Raises:
     InputError: bad input (the message names file and line), a filter without
@@ -82,12 +90,22 @@ def filter_queries(
   _check(given)
   collection = scan_collection(passages, generated_queries)
   model = checkpoint_path and load_dual_encoder(checkpoint_path, config=encoder)
+  centered = centering.open(
+    store=None, encoder_fingerprint=model and model.fingerprint
+  )
   paths = [*list_passage_files(passages), *list_shards(generated_queries)]
-  free = ("output_dir", "passages", "generated_queries", "checkpoint_path")
+  free = (
+    "output_dir",
+    "passages",
+    "generated_queries",
+    "checkpoint_path",
+    "centering",
+  )
   arguments = {
     **{name: value for name, value in given.items() if name not in free},
     "encoder": model and model.fingerprint,
     "inputs": describe_files(paths),
+    **({"centering": noted} if (noted := centered.to_json()) else {}),
   }
   folder = Location.of(output_dir)
   job = FilteringJob(
@@ -100,6 +118,7 @@ def filter_queries(
     seed=seed,
     round_trip_k=round_trip_k,
     score_percentile=score_percentile,
+    centering=centered,
   )
   with (
     tell_of_full_disk(to_path(output_dir)),
@@ -127,6 +146,11 @@ def _check(given: Mapping[str, Any]) -> None:
       f"score_percentile is {percentile}", mend="use 0 or more, below 100"
     )
   needs_encoder = given["round_trip_k"] is not None or percentile > 0
+  if given["centering"].strength and not needs_encoder:
+    raise InputError(
+      "centring without a filter that uses a dual encoder",
+      mend="set ROUND_TRIP_K or SCORE_PERCENTILE, too",
+    )
   if needs_encoder != (given["checkpoint_path"] is not None):
     raise InputError(
       "a dual encoder and a filter that uses it go together",
@@ -150,18 +174,21 @@ def _make_manifest(
       removed.setdefault("all", collections.Counter()).update(row)
     for name, found in record["examples"].items():
       examples[name] = (examples[name] + found)[:NUM_EXAMPLES]
-  num_queries = removed.get("all", {}).pop("queries", 0)
-  for row in removed.values():
-    row.pop("queries", None)
-  num_removed = sum(removed.get("all", {}).values())
+  asked = {name: row.pop("queries", 0) for name, row in removed.items()}
+  kept = {
+    name: {"of": asked[name], "kept": asked[name] - sum(row.values())}
+    for name, row in removed.items()
+  }
+  everything = kept.pop("all", {"of": 0, "kept": 0})
   shards = [
     {name: record[name] for name in ("name", "num_passages", "sha256")}
     for record in records
   ]
   return {
     "format_version": FORMAT_VERSION,
-    "num_queries": num_queries,
-    "num_kept": num_queries - num_removed,
+    "num_queries": everything["of"],
+    "num_kept": everything["kept"],
+    "kept": kept,
     "removed": removed,
     "score_threshold": threshold,
     "examples": examples,
@@ -171,22 +198,28 @@ def _make_manifest(
 
 
 def format_removed(manifest: Mapping[str, Any]) -> str:
-  """What each filter removed, a line each.
+  """What is kept, and what each filter removed, a line each.
 
   >>> print(
   ...   format_removed(
   ...     {
   ...       "num_queries": 50,
   ...       "num_kept": 47,
+  ...       "kept": {"fi": {"of": 50, "kept": 47}},
   ...       "removed": {"fi": {"script": 3}, "all": {"script": 3}},
   ...     }
   ...   )
   ... )
-  47 of 50 generated queries are kept
+  47 of 50 generated queries are kept: fi 47 of 50
   script removed 3 (6.0%): fi 3
   """
   total, removed = manifest["num_queries"], manifest["removed"]
-  lines = [f"{manifest['num_kept']:,} of {total:,} generated queries are kept"]
+  kept = ", ".join(
+    f"{language} {row['kept']:,} of {row['of']:,}"
+    for language, row in manifest["kept"].items()
+  )
+  count = manifest["num_kept"]
+  lines = [f"{count:,} of {total:,} generated queries are kept: {kept}"]
   for name, count in removed.get("all", {}).items():
     by_language = ", ".join(
       f"{language} {row[name]:,}"

@@ -16,6 +16,11 @@ from typing import Any
 
 import tqdm
 
+from xqg_jax.augmentation.centering import (
+  NOT_CENTERED,
+  Centering,
+  CenterSettings,
+)
 from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.data.generated_pairs import GeneratedPairs
 from xqg_jax.data.passage_lookup import read_shown_passages
@@ -24,10 +29,14 @@ from xqg_jax.data.training_pairs import (
   read_training_pairs,
   write_training_pairs,
 )
-from xqg_jax.encoding.texts import encode_texts
+from xqg_jax.encoding.questions import encode_questions
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.index import Index
-from xqg_jax.indexes.kinds import check_encoder, open_index
+from xqg_jax.indexes.kinds import (
+  check_encoder,
+  open_centering,
+  open_index,
+)
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import atomic_path, check_file, sha256_file
 from xqg_jax.io.full_disk import tell_of_full_disk
@@ -64,6 +73,7 @@ def mine_negatives(
   rules: NegativeRules | None = None,
   k: int = 100,
   shard_size: int = 20_000,
+  centering: CenterSettings = NOT_CENTERED,
 ) -> dict[str, Any]:
   """Gives training pairs the hard negatives that an index finds for them.
 
@@ -81,6 +91,7 @@ def mine_negatives(
     rules: which passages are taken; None: the usual ones.
     k: passages that are looked for.
     shard_size: pairs that are searched and written at a time.
+    centering: how much of its language's mean is subtracted from a query.
 
   Returns:
     The content of `manifest.json`: numbers of pairs and negatives, and how
@@ -101,6 +112,7 @@ def mine_negatives(
   opened = open_index(index)
   model = load_dual_encoder(checkpoint_path, config=encoder)
   check_encoder(opened, model)
+  centered = open_centering(centering, opened, model)
   source = (
     generated_pairs.describe()
     if train_pairs is None
@@ -113,6 +125,7 @@ def mine_negatives(
     "rules": dataclasses.asdict(rules),
     "k": k,
     "shard_size": shard_size,
+    **({"centering": noted} if (noted := centered.to_json()) else {}),
   }
   folder = Location.of(output_dir)
   claim_output_dir(folder, stage="mine-negatives", arguments=arguments)
@@ -134,6 +147,7 @@ def mine_negatives(
       passages=passages,
       rules=rules,
       k=k,
+      centering=centered,
       read_pairs=read_pairs,
       shard_size=shard_size,
     )
@@ -164,6 +178,7 @@ class _MiningJob(ShardJob[list[TrainingPair], list[TrainingPair], "_Mined"]):
   passages: str | os.PathLike
   rules: NegativeRules
   k: int
+  centering: Centering
   read_pairs: Callable[[], Iterable[TrainingPair]]
   shard_size: int
   num_shards: None = None
@@ -209,11 +224,11 @@ class _MiningJob(ShardJob[list[TrainingPair], list[TrainingPair], "_Mined"]):
 
   def _find(self, pairs: Sequence[TrainingPair]) -> Iterator[list[Candidate]]:
     """The k best passages of each pair's query, with their scores."""
-    vectors = encode_texts(
+    vectors = encode_questions(
       self.model,
-      [self.model.format_query(pair.query) for pair in pairs],
-      side="query",
-      max_length=self.model.config.query_length,
+      [pair.query for pair in pairs],
+      [pair.language for pair in pairs],
+      centering=self.centering,
     )
     scores, rows = self.index.search(vectors, self.k)
     ids = self.index.passage_ids

@@ -1,8 +1,10 @@
 """Stage `search`: the passages of an index for questions.
 
 run.trec                 ranked passages with scores
-question_embeddings.npy  [questions, dim] float32, in order of question_ids
-manifest.json            index, embeddings, encoder, question ids, languages
+question_embeddings.npy  [questions, dim] float32, of what was searched with,
+                         in order of question_ids
+manifest.json            index, embeddings, encoder, question ids, languages,
+                         and how the questions were centred
 """
 
 import dataclasses
@@ -11,24 +13,35 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 from jaxtyping import Float
 
+from xqg_jax.augmentation.centering import (
+  NOT_CENTERED,
+  Centering,
+  CenterSettings,
+)
 from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.data.questions import Question, read_questions
 from xqg_jax.data.runs import Run, make_run, write_run
-from xqg_jax.encoding.texts import encode_texts
+from xqg_jax.encoding.questions import encode_questions
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.search_folder import (
+  CENTERING_KEY,
   EMBEDDINGS_FILE,
   FORMAT_VERSION,
   RUN_FILE,
 )
 from xqg_jax.indexes.exact.search import EXACT, ExactSettings
 from xqg_jax.indexes.index import Index
-from xqg_jax.indexes.kinds import check_encoder, open_index
+from xqg_jax.indexes.kinds import (
+  check_encoder,
+  open_centering,
+  open_index,
+)
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_array, write_json
 from xqg_jax.io.locations import relate_location
@@ -47,6 +60,7 @@ def search(
   encoder: DualEncoderConfig | None = None,
   k: int = 100,
   exact: ExactSettings = EXACT,
+  centering: CenterSettings = NOT_CENTERED,
 ) -> Path:
   """Encodes questions and finds the k nearest passages of each.
 
@@ -58,14 +72,15 @@ def search(
     encoder: pooling, prefixes and lengths; the checkpoint's own when absent.
     k: passages for each question; all of them when the index holds fewer.
     exact: dtype and, on TPUs, recall of the search of an exact index.
+    centering: how much of their language's mean is subtracted from questions.
 
   Returns:
     The folder.
 
   Raises:
     InputError: bad questions (the message names file and line), an index of
-      another encoder's vectors or with changed files, or an output folder
-      that holds something else.
+      another encoder's vectors or with changed files, means of another
+      encoder, or an output folder that holds something else.
     ScannError: ScaNN failed or crashed.
   """
   if k < 1:
@@ -74,6 +89,7 @@ def search(
   asked = read_questions(questions)
   model = load_dual_encoder(checkpoint_path, config=encoder)
   check_encoder(opened, model)
+  centered = open_centering(centering, opened, model)
   claim = functools.partial(
     claim_output_dir,
     output_dir,
@@ -85,6 +101,7 @@ def search(
       "query_length": model.config.query_length,
       "k": k,
       **({} if exact == EXACT else dataclasses.asdict(exact)),
+      **_describe_centering(centered, None),
     },
   )
   # The folder is the first process's: the others find it claimed.
@@ -97,7 +114,7 @@ def search(
   if not is_done:
     name = ".lock" if is_first_process() else f".lock-{jax.process_index()}"
     with lock_folder(folder, name), opened:
-      _write_search(folder, opened, asked, model, k, exact)
+      _write_search(folder, opened, asked, model, k, exact, centered)
     wait_for_all(f"run of {output_dir}")
   return folder
 
@@ -109,8 +126,9 @@ def _write_search(
   model: DualEncoder,
   k: int,
   exact: ExactSettings,
+  centering: Centering,
 ) -> None:
-  embeddings, run = _find_passages(index, questions, model, k, exact)
+  embeddings, run = _find_passages(index, questions, model, k, exact, centering)
   if not is_first_process():
     return
   write_run(folder / RUN_FILE, run)
@@ -128,8 +146,21 @@ def _write_search(
     "question_embeddings": sha256_file(folder / EMBEDDINGS_FILE),
     "question_ids": [question.question_id for question in questions],
     "languages": [question.language for question in questions],
+    **_describe_centering(centering, folder),
   }
   write_json(folder / MANIFEST_FILE, manifest)
+
+
+def _describe_centering(
+  centering: Centering, folder: Path | None
+) -> dict[str, Any]:
+  """What the claim, or a folder's manifest, notes; nothing without strength."""
+  noted = centering.to_json()
+  if noted is None:
+    return {}
+  if folder is not None:
+    noted["means"] = relate_location(centering.path, folder)
+  return {CENTERING_KEY: noted}
 
 
 def _find_passages(
@@ -138,15 +169,16 @@ def _find_passages(
   model: DualEncoder,
   k: int,
   exact: ExactSettings,
+  centering: Centering,
 ) -> tuple[Float[np.ndarray, "questions dim"], Run]:
   """Encodes and searches, and tells how fast that went."""
   passage_ids = index.passage_ids
   started = time.perf_counter()
-  embeddings = encode_texts(
+  embeddings = encode_questions(
     model,
-    [model.format_query(question.question) for question in questions],
-    side="query",
-    max_length=model.config.query_length,
+    [question.question for question in questions],
+    [question.language for question in questions],
+    centering=centering,
   )
   encoded = time.perf_counter()
   scores, rows = index.search(

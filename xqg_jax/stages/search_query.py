@@ -4,7 +4,12 @@ import os
 import shutil
 import sys
 
+from xqg_jax.augmentation.centering import (
+  NOT_CENTERED,
+  CenterSettings,
+)
 from xqg_jax.augmentation.settings import Reduction
+from xqg_jax.data.languages import get_language
 from xqg_jax.data.passage_lookup import read_shown_passages
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.serving.live_search import LiveSearch, rank_passages
@@ -23,6 +28,8 @@ def ask(
   reduction: Reduction = "sum",
   alpha: float | None = None,
   k: int = 5,
+  language: str | None = None,
+  centering: CenterSettings = NOT_CENTERED,
 ) -> None:
   """Prints the passages found for one question; writes no files.
 
@@ -39,14 +46,19 @@ def ask(
     reduction: "sum" or "mean", where the index is not of a view.
     alpha: weight of the generated queries; the view's own when absent.
     k: passages of each variant.
+    language: code of the question's language, for the mean to subtract; it is
+      identified when absent, if the extra `langid` is installed.
+    centering: how much of its language's mean is subtracted from the question.
 
   Raises:
-    InputError: a bad question, an index of another encoder or store, or one
-      with changed files.
+    InputError: a bad question or language, an index of another encoder or
+      store, or one with changed files.
     ScannError: ScaNN failed or crashed.
   """
   question = check_question(query)
   check_numbers(alpha=alpha, k=k)
+  if language is not None:
+    language = get_language(language).code
   with LiveSearch(
     index=index,
     checkpoint_path=checkpoint_path,
@@ -54,8 +66,10 @@ def ask(
     baseline_index=baseline_index,
     reduction=reduction,
     alpha=0.01 if alpha is None else alpha,
+    centering=centering,
   ) as live:
-    (products,) = live.find([question])
+    (products,) = live.find([question], [language])
+    products = products.center(centering.strength)
     ids = live.passage_ids
     found = {"baseline": rank_passages(products, alpha=None, k=k)}
     if live.augmentation is not None:
@@ -66,6 +80,9 @@ def ask(
     {ids[hit.row] for hits in found.values() for hit in hits},
     passages=passages,
   )
+  if centering.strength:
+    named = products.language or "all languages"
+    print(f"centred by the mean of {named}", file=sys.stderr)
   width = shutil.get_terminal_size().columns
   sys.stdout.writelines(
     f"{line}\n" for line in format_variants(found, ids, shown, width=width)

@@ -10,6 +10,10 @@ import sys
 from types import ModuleType
 
 import xqg_jax
+from xqg_jax.augmentation.centering import (
+  NOT_CENTERED,
+  CenterSettings,
+)
 from xqg_jax.augmentation.settings import Reduction
 from xqg_jax.data.passage_lookup import read_shown_passages
 from xqg_jax.errors import InputError
@@ -32,6 +36,7 @@ def serve(
   baseline_index: str | os.PathLike | None = None,
   reduction: Reduction = "sum",
   alpha: float = 0.01,
+  centering: CenterSettings = NOT_CENTERED,
   host: str = "127.0.0.1",
   port: int = 8000,
   answer_seconds: float = 10.0,
@@ -50,6 +55,8 @@ def serve(
       baseline beside a ScaNN index of a view.
     reduction: "sum" or "mean", where the index is not of a view.
     alpha: where the page's slider starts, where the index is not of a view.
+    centering: of questions: where the page's second slider starts. Where the
+      store or these settings have means, the page has it at any strength.
     host: address to listen on; beyond this machine only if it says so.
     port: port to listen on; 0 takes a free one.
     answer_seconds: the longest that a request waits.
@@ -74,6 +81,7 @@ def serve(
       baseline_index=baseline_index,
       reduction=reduction,
       alpha=alpha,
+      centering=centering,
     ) as live,
   ):
     shown = read_shown_passages(

@@ -1,25 +1,41 @@
 """Stage `tune-alpha`: alpha chosen by cross-validation on dev questions.
 
+The strength of centring is chosen with it, where strengths are given.
+
 The scores of every alpha follow from two score matrices, of passages and of
 query sums. A value that was chosen on the very questions it is reported on
 looks better than it is, so the questions are cut into folds: each fold is
 scored with the value that is best on all others.
 """
 
+import dataclasses
+import itertools
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from xqg_jax.augmentation.centering import (
+  Centering,
+)
 from xqg_jax.augmentation.settings import Augmentation, Reduction
 from xqg_jax.data.passages import list_passage_files
 from xqg_jax.errors import InputError
-from xqg_jax.evaluation.alpha_choice import choose_alpha
+from xqg_jax.evaluation.alpha_choice import Choice, choose_alpha
+from xqg_jax.evaluation.center_grid import (
+  NO_GRID,
+  CenterGrid,
+  score_centered,
+)
 from xqg_jax.evaluation.scoring import ScoringInputs, score_variants_by_question
+from xqg_jax.evaluation.search_folder import (
+  SearchedQuestions,
+  read_searched,
+)
 from xqg_jax.evaluation.variants import (
+  Variant,
   describe_augmentation,
   keep_questions,
   read_needed_passages,
-  score_augmentations,
 )
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import describe_files, read_json, write_json
@@ -38,6 +54,7 @@ def tune_alpha(
   alphas: Sequence[float] = ALPHAS,
   reduction: Reduction = "sum",
   remove_mean: bool = False,
+  centers: CenterGrid = NO_GRID,
   measure: str = "R@2kt",
   qrels: str | os.PathLike | None = None,
   qrels_field: str | None = None,
@@ -62,6 +79,9 @@ def tune_alpha(
     alphas: candidates.
     reduction: "sum" or "mean".
     remove_mean: as `augment` takes it.
+    centers: strengths of centring, to be tried with every alpha; 0 is always
+      among them, and of equally good ones the smallest is taken. Without any,
+      questions stay as they were searched.
     measure: what is to be large: "R@2kt" (any number of thousands), or a
       measure of ir_measures, such as "RR@10".
     qrels: relevance judgements; the questions' answers when absent.
@@ -76,16 +96,21 @@ def tune_alpha(
     The content of `tuning.json`: `alpha`, best on all questions; `curve`, the
     value of every alpha on all questions; `cross_validated`, the value that
     alphas chosen without a question reach on it, beside that of alpha 0,
-    the gain with its interval and p, and the alpha of each fold.
+    the gain with its interval and p, and the alpha of each fold. `center` is
+    the best strength; the curve is of alphas at that strength, `center_curve`
+    of strengths at the best alpha.
 
   Raises:
     InputError: no search folder, a store without query sums, candidates or
       folds that cannot be.
   """
-  candidates = _make_candidates(alphas, reduction, remove_mean)
+  augmentations = _make_augmentations(alphas, reduction, remove_mean, centers)
   settings = _make_settings(measure, tokenizer) | {"qrels_field": qrels_field}
+  searched = read_searched(search)
+  centerings = _open_centerings(centers, searched)
   arguments = {
-    "candidates": {name: a.to_json() for name, a in candidates.items()},
+    "candidates": [a and a.to_json() for a in augmentations.values()],
+    "centers": [centering.to_json() for centering in centerings],
     "settings": settings | {"num_folds": num_folds, "k": k, "seed": seed},
     "inputs": _describe_inputs(search, questions, passages, qrels),
   }
@@ -96,9 +121,10 @@ def tune_alpha(
     print(_format(content))
     return content
   inputs = ScoringInputs.read(questions, qrels, settings, punkt_dir=punkt_dir)
+  candidates = _search_candidates(searched, augmentations, centerings, k=k)
   variants = [
     keep_questions(variant, inputs.questions, questions)
-    for variant in score_augmentations(search, candidates, k=k)
+    for variant in candidates.values()
   ]
   texts, variants = read_needed_passages(passages, variants)
   scores, notes = score_variants_by_question(variants, inputs, texts)
@@ -107,22 +133,11 @@ def tune_alpha(
       f"{measure!r} cannot be measured without qrels", mend="set QRELS"
     )
   found = choose_alpha(scores, measure, num_folds=num_folds, seed=seed)
-  alpha_of = {name: a.alpha for name, a in candidates.items()}
   content = {
     "measure": measure,
     "reduction": reduction,
     "remove_mean": remove_mean,
-    "alpha": alpha_of[found.best],
-    "curve": {
-      f"{alpha_of[name]:g}": value for name, value in found.curve.items()
-    },
-    "cross_validated": {
-      "value": found.value,
-      "alpha_0": next(iter(found.curve.values())),
-      **found.gain,
-      "optimistic": found.curve[found.best],
-      "fold_alphas": [alpha_of[name] for name in found.by_fold],
-    },
+    **_describe_choice(found, {v.name: key for key, v in candidates.items()}),
     "num_questions": len(scores.question_ids),
     "notes": notes,
   }
@@ -150,16 +165,72 @@ def _describe_inputs(
   }
 
 
-def _make_candidates(
-  alphas: Sequence[float], reduction: Reduction, remove_mean: bool
-) -> dict[str, Augmentation]:
-  if not alphas:
+def _make_augmentations(
+  alphas: Sequence[float],
+  reduction: Reduction,
+  remove_mean: bool,
+  centers: CenterGrid,
+) -> dict[float, Augmentation | None]:
+  """By alpha; alpha 0 needs no queries where nothing else is asked for."""
+  if not alphas and not centers.strengths:
     raise InputError("no alphas to choose from", mend="set ALPHAS")
-  candidates = [
-    Augmentation(reduction=reduction, alpha=alpha, remove_mean=remove_mean)
+  if not alphas:
+    return {0.0: None}
+  return {
+    alpha: Augmentation(
+      reduction=reduction, alpha=alpha, remove_mean=remove_mean
+    )
     for alpha in sorted({0.0, *alphas})
-  ]
-  return {describe_augmentation(a): a for a in candidates}
+  }
+
+
+def _open_centerings(
+  centers: CenterGrid, searched: SearchedQuestions
+) -> list[Centering]:
+  """0 is always tried; without a grid, questions stay as they were searched."""
+  if not centers.strengths:
+    return [searched.read_centering()]
+  strengths = tuple(sorted({0.0, *centers.strengths}))
+  return dataclasses.replace(centers, strengths=strengths).open(searched)
+
+
+def _search_candidates(
+  searched: SearchedQuestions,
+  augmentations: Mapping[float, Augmentation | None],
+  centerings: Sequence[Centering],
+  *,
+  k: int,
+) -> dict[tuple[float, float], Variant]:
+  """By strength and alpha, in ascending order: of equals the first is taken."""
+  by_name = {
+    describe_augmentation(augmentation): augmentation
+    for augmentation in augmentations.values()
+  }
+  keys = itertools.product([c.strength for c in centerings], augmentations)
+  variants = score_centered(searched, by_name, centerings, k=k)
+  return dict(zip(keys, variants, strict=True))
+
+
+def _describe_choice(
+  found: Choice, keys: Mapping[str, tuple[float, float]]
+) -> dict[str, Any]:
+  """Numbers in the place of the variants' names."""
+  center, alpha = keys[found.best]
+  values = {keys[name]: value for name, value in found.curve.items()}
+  return {
+    "alpha": alpha,
+    "center": center,
+    "curve": {f"{a:g}": v for (c, a), v in values.items() if c == center},
+    "center_curve": {f"{c:g}": v for (c, a), v in values.items() if a == alpha},
+    "cross_validated": {
+      "value": found.value,
+      "alpha_0": next(iter(found.curve.values())),
+      **found.gain,
+      "optimistic": found.curve[found.best],
+      "fold_alphas": [keys[name][1] for name in found.by_fold],
+      "fold_centers": [keys[name][0] for name in found.by_fold],
+    },
+  }
 
 
 def _make_settings(measure: str, tokenizer: str) -> dict[str, Any]:
@@ -186,10 +257,16 @@ def _format(content: Mapping[str, Any]) -> str:
   found = content["cross_validated"]
   lines = [f"alpha   {content['measure']}"]
   lines += [f"{a:<7} {value:.1f}" for a, value in content["curve"].items()]
+  best = f"best: {content['alpha']:g} ({content['reduction']})"
+  curve = content["center_curve"]
+  if content["center"] or len(curve) > 1:
+    lines.append(f"centre  {content['measure']}")
+    lines += [f"{c:<7} {value:.1f}" for c, value in curve.items()]
+    best += f", questions centred by {content['center']:g}"
   return "\n".join(
     [
       *lines,
-      f"best: {content['alpha']:g} ({content['reduction']})",
+      best,
       f"cross-validated: {found['value']:.1f} (alpha 0: "
       f"{found['alpha_0']:.1f}; on the questions it was chosen by: "
       f"{found['optimistic']:.1f})",

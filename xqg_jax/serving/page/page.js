@@ -25,6 +25,36 @@ function setAlpha(value) {
   byId("weight").textContent = String(value);
 }
 
+// ---------------------------------------------------------------- centring
+
+// Where the switch goes on if the server centres nothing by itself.
+const USUAL_STRENGTH = 0.8;
+
+// null without means: nothing is asked for then.
+const strength = () =>
+  info.center === null
+    ? null
+    : byId("centers").checked ? Number(byId("center").value) : 0;
+
+function showStrength() {
+  byId("strength").textContent = String(strength());
+}
+
+function showCentred(answer) {
+  if (info.center === null) return;
+  const whose = answer.language ? nameLanguage(answer.language) : "all languages";
+  byId("centred").textContent = answer.center
+    ? `less the mean question of ${whose}`
+    : "questions as they are";
+}
+
+function startCentring() {
+  byId("center").value = info.center || USUAL_STRENGTH;
+  byId("centers").checked = info.center > 0;
+  byId("centering").hidden = false;
+  showStrength();
+}
+
 // --------------------------------------------------------------- what is found
 
 function make(tag, className, text) {
@@ -126,6 +156,7 @@ function show(answer, seconds) {
   if (answer.augmented) {
     showSide("augmented", answer.augmented, answer.passages, places);
   }
+  showCentred(answer);
   byId("sides").hidden = false;
   byId("switch").hidden = !answer.augmented;
   tell(
@@ -145,6 +176,7 @@ function tell(text, isBad = false) {
 async function request(question) {
   const body = { question, k: HITS };
   if (info.alpha !== null) body.alpha = alpha;
+  if (info.center !== null) body.center = strength();
   const response = await fetch("/api/search", {
     method: "POST",
     headers: { "content-type": "application/json" },
@@ -194,6 +226,7 @@ async function start() {
     setAlpha(info.alpha);
     byId("tuning").hidden = false;
   }
+  if (info.center !== null) startCentring();
   tell("Ready.");
   search();
 }
@@ -209,6 +242,15 @@ byId("alpha").addEventListener("input", (event) => {
 byId("reset").addEventListener("click", () => {
   byId("alpha").value = toPlace(info.alpha);
   setAlpha(info.alpha);
+  search();
+});
+byId("center").addEventListener("input", () => {
+  byId("centers").checked = true;
+  showStrength();
+  search();
+});
+byId("centers").addEventListener("change", () => {
+  showStrength();
   search();
 });
 byId("switch").addEventListener("click", (event) => {
