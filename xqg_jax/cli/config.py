@@ -6,10 +6,11 @@ import importlib
 import importlib.util  # gin 0.5.0 uses it without importing it
 import logging
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from xqg_jax.cli.moved_names import check_moved_names
+from xqg_jax.cli.values import read_types, to_gin
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import OPERATIVE_CONFIG
 from xqg_jax.stages import STAGES
@@ -88,10 +89,11 @@ def configure_stage(
   paths = [_find_gin_file(name, gin_search_paths) for name in gin_files]
   check_moved_names(paths, given)
   _check_names(stage, paths, given)
+  bindings = _to_bindings(stage, given)
   with _gin_errors(stage), _quiet_includes():
     gin.parse_config_files_and_bindings(
       [str(path) for path in (run_file(stage), *paths)],
-      [f"{name} = {_to_gin(value)}" for name, value in given.items()],
+      bindings,
       finalize_config=False,
     )
   _check_required(stage)
@@ -108,17 +110,16 @@ def _is_first_process(stage: str) -> bool:
   return processes.is_first_process()
 
 
-def _to_gin(value: str) -> str:
-  """Leaves gin syntax as it is and quotes everything else as text."""
-  import gin
-
-  try:
-    gin.config.parse_value(value)
-  except SyntaxError:
-    return repr(value)
-  except ValueError:  # a reference, resolved when the whole config is parsed
-    return value
-  return value
+def _to_bindings(stage: str, given: Mapping[str, str]) -> list[str]:
+  """The values given on the command line as lines of gin."""
+  declared: dict[str, set[type]] = {}
+  for verb in (stage, *STAGES[stage].also_takes) if given else ():
+    text = run_file(verb).read_text(encoding="utf-8")
+    declared = read_types(text, STAGES[verb].load()) | declared
+  return [
+    f"{name} = {to_gin(name, value, declared.get(name, ()), declared)}"
+    for name, value in given.items()
+  ]
 
 
 def _macros(path: pathlib.Path) -> Iterator[tuple[str, int, str]]:
