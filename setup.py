@@ -29,6 +29,9 @@ REQUIRED = [
   "tokenizers>=0.22,<0.24",  # as transformers 5 bounds it
   "transformers>=5.0,<6",  # tokenizers without tokenizer.json
   "huggingface_hub>=1.0,<3",  # as transformers 5 bounds it
+  # Checks JSON against declared types and names the field that does not fit;
+  # 0.19 is the first with `convert` as used here, its 1.0 may reword errors.
+  "msgspec>=0.19,<1",
   "safetensors>=0.8,<1",  # names in the order of their bytes; with 0.8
   "jaxtyping>=0.3.2,<0.4",
   "ir_measures>=0.4.0,<0.5",  # 0.4 defines RR@k and Success@k as used here

@@ -247,7 +247,7 @@ def test_sides_that_do_not_fit_are_input_errors(tmp_path):
     r"passage_encoder/model\.safetensors.*no such|neither|no weights": (
       lambda folder: (folder / "passage_encoder" / "model.safetensors").unlink()
     ),
-    r"dual_encoder\.json: not a dual encoder's configuration": (
+    r"dual_encoder\.json: projection: lacks the field size": (
       edit("dual_encoder.json", projection={"length": 4})
     ),
   }.items():

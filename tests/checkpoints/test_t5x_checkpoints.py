@@ -292,9 +292,9 @@ def test_damaged_orbax_files_are_named(tmp_path):
   metadata = folder / "state" / "_METADATA"
   content = metadata.read_text()
   metadata.write_text(content[:-30])
-  assert _fail(folder).startswith(f"{metadata}: damaged")
+  assert _fail(folder).startswith(f"{metadata}: not valid JSON")
   metadata.write_text(json.dumps({"tree_metadata": {"a": {}}}))
-  assert _fail(folder).startswith(f"{metadata}: damaged")
+  assert _fail(folder).startswith(f"{metadata}: tree_metadata[...]: lacks")
   metadata.write_text(content)
   for data in sorted((folder / "state").rglob("d/*")):
     data.write_bytes(data.read_bytes()[:-10])

@@ -45,7 +45,7 @@ def test_json_refuses_nan_and_reads_back(tmp_path):
   ("content", "message"),
   [
     (None, "a.json: no such file; check the path"),
-    ("{", "a.json: not valid JSON (Expecting property name"),
+    ("{", "a.json: not valid JSON (it ends too early); write it again"),
   ],
 )
 def test_read_json_names_the_file(tmp_path, content, message):

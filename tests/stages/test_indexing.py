@@ -389,7 +389,8 @@ def test_no_index_and_no_manifest_of_an_index_are_refused(store, tmp_path):
   ],
 )
 def test_shards_that_are_not_all_rows_are_refused(tmp_path, index, bounds):
-  shards = [{"start": start, "rows": rows} for start, rows in bounds]
+  (whole,) = index.shards
+  shards = [{**whole, "start": start, "rows": rows} for start, rows in bounds]
   manifest = {**index.manifest, "shards": shards}
   (tmp_path / "manifest.json").write_text(json.dumps(manifest))
   with pytest.raises(InputError, match="shards do not hold rows 0 to 1500"):

@@ -21,6 +21,7 @@ from jaxtyping import Float, Float32, Float64, Int64
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import fingerprint
 from xqg_jax.io.locations import Location
+from xqg_jax.io.typed_json import Count, Positive, Versioned, check_json
 from xqg_jax.store.vector_checks import check_vectors
 
 FORMAT_VERSION = 1
@@ -278,6 +279,17 @@ class LanguageMeans:
     }
 
 
+class MeansFile(Versioned):
+  """Contents of the file of means."""
+
+  encoder_fingerprint: str | None
+  dim: Positive
+  languages: list[str]
+  counts: list[Count]
+  means: list[list[float]]
+  checksum: str
+
+
 def describe_missing(missing: Mapping[str, int]) -> str:
   """A line on questions whose language has no mean.
 
@@ -320,19 +332,19 @@ def read_means(folder: str | os.PathLike) -> LanguageMeans:
 
 def read_means_file(place: Location) -> LanguageMeans:
   """Does what `read_means` does, with a file of any name."""
-  content = place.read_json()
+  content = place.read_json(Versioned)
   if content is None:
     raise InputError(
       "no such file", where=place, mend="make means with `xqg center`"
     )
-  version = isinstance(content, dict) and content.get("format_version")
-  if version != FORMAT_VERSION:
+  if content.get("format_version") != FORMAT_VERSION:
     raise InputError(
       f"not means of format version {FORMAT_VERSION}",
       where=place,
       mend=_MEASURE_AGAIN,
     )
-  checksum = content.pop("checksum", None)
+  check_json(content, MeansFile, where=place)
+  checksum = content.pop("checksum")
   if fingerprint(content) != checksum:
     raise InputError(
       "differs from its checksum", where=place, mend=_MEASURE_AGAIN

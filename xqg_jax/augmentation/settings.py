@@ -3,11 +3,23 @@
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired, TypedDict
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.typed_json import Positive
 
 Reduction = Literal["sum", "mean"]
+
+
+class AugmentationRecord(TypedDict):
+  """An augmentation as files note it."""
+
+  reduction: Reduction
+  alpha: float
+  languages: list[str] | None
+  num_queries: Positive | None
+  language_weights: NotRequired[list[tuple[str, float]]]
+  remove_mean: NotRequired[bool]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -20,12 +20,13 @@ from xqg_jax.augmentation.fusion import (
   measure_means,
   sum_groups,
 )
-from xqg_jax.augmentation.settings import Augmentation
+from xqg_jax.augmentation.settings import Augmentation, AugmentationRecord
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import lock_folder
 from xqg_jax.io.files import fingerprint, read_json
 from xqg_jax.io.locations import Location, find_location
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import PathText, Versioned, check_json
 from xqg_jax.store.shards import ShardArrays, write_shards
 from xqg_jax.store.store import (
   EmbeddingStore,
@@ -39,6 +40,22 @@ Blocks = Callable[[int], Iterable[tuple[int, np.ndarray]]]
 
 FORMAT_VERSION = 1
 VIEW_FILE = "view.json"
+
+
+class MeansRecord(TypedDict):
+  """Mean vectors of a store, as a view notes them."""
+
+  passage: list[float]
+  query: list[float]
+
+
+class ViewRecord(Versioned):
+  """Contents of `view.json`."""
+
+  store: PathText
+  store_fingerprint: str
+  augmentation: AugmentationRecord
+  means: NotRequired[MeansRecord]
 
 
 # ----------------------------------------------------------------------- views
@@ -137,13 +154,14 @@ def open_view(path: str | os.PathLike) -> AugmentedView:
   if not folder.is_local or not (to_path(folder) / VIEW_FILE).exists():
     return AugmentedView(open_store(path))
   view_file = to_path(folder) / VIEW_FILE
-  view = read_json(view_file)
-  if view.get("format_version") != FORMAT_VERSION:
+  versioned = read_json(view_file, Versioned)
+  if versioned.get("format_version") != FORMAT_VERSION:
     raise InputError(
       f"not a view of format version {FORMAT_VERSION}",
       where=view_file,
       mend="run augment again with a new OUTPUT_DIR",
     )
+  view = check_json(versioned, ViewRecord, where=view_file)
   store = open_store(find_location(view["store"], view_file.parent))
   if store.fingerprint != view["store_fingerprint"]:
     raise InputError(
@@ -152,13 +170,24 @@ def open_view(path: str | os.PathLike) -> AugmentedView:
       mend="run augment again with a new OUTPUT_DIR",
     )
   augmentation = Augmentation.from_json(view["augmentation"])
-  return AugmentedView(store, augmentation, _read_means(view))
+  means = _read_means(view, store.dim, view_file)
+  return AugmentedView(store, augmentation, means)
 
 
-def _read_means(view: Mapping[str, Any]) -> Means | None:
+def _read_means(view: ViewRecord, dim: int, where: object) -> Means | None:
   if "means" not in view:
     return None
-  means = {name: np.array(v, np.float32) for name, v in view["means"].items()}
+  means = {
+    name: np.array(view["means"][name], np.float32)
+    for name in ("passage", "query")
+  }
+  for name, mean in means.items():
+    if mean.shape != (dim,) or not np.isfinite(mean).all():
+      raise InputError(
+        f"means.{name} is not {dim} finite numbers",
+        where=where,
+        mend="run augment again with a new OUTPUT_DIR",
+      )
   return Means(**means)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ from xqg_jax.checkpoints.steps import load_params
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_json
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import Positive, refuse_unknown
 from xqg_jax.models.dual_encoder.config import (
   SIDES,
   DualEncoderConfig,
@@ -127,7 +128,7 @@ def _read_common(
   for folder in folders:
     transformer = find_transformer(folder)
     path = transformer / CONFIG_FILE
-    sizes = read_encoder_config(read_json(path), where=path)
+    sizes = read_encoder_config(read_json(path, dict[str, Any]), where=path)
     found.append((sizes, load_tokenizer(transformer)))
     same_sizes = sizes == found[0][0]
     if not same_sizes or found[-1][1].fingerprint != found[0][1].fingerprint:
@@ -242,18 +243,35 @@ def _read_stated(folder: Path, max_length: int | None) -> DualEncoderConfig:
   return config
 
 
+class ProjectionRecord(TypedDict):
+  """A `ProjectionConfig` as files note it."""
+
+  size: Positive
+  use_bias: NotRequired[bool]
+  activation: NotRequired[str]
+
+
+class DualEncoderFile(TypedDict):
+  """Contents of `dual_encoder.json`: a `DualEncoderConfig`."""
+
+  pooling: str
+  normalize: bool
+  query_prefix: NotRequired[str]
+  passage_prefix: NotRequired[str]
+  query_length: NotRequired[Positive]
+  passage_length: NotRequired[Positive]
+  projection: NotRequired[ProjectionRecord | None]
+  share_encoders: NotRequired[bool]
+
+
 def _read_own(path: Path) -> DualEncoderConfig:
-  try:
-    values = read_json(path)
-    if values.get("projection"):
-      values["projection"] = ProjectionConfig(**values["projection"])
-    return DualEncoderConfig(**values)
-  except (TypeError, AttributeError) as error:
-    raise InputError(
-      f"not a dual encoder's configuration ({error})",
-      where=path,
-      mend="give ENCODER instead, or write the file again",
-    ) from None
+  values = read_json(path, DualEncoderFile)
+  refuse_unknown(values, DualEncoderFile, where=path)
+  projection = values.get("projection")
+  if projection is not None:
+    refuse_unknown(projection, ProjectionRecord, where=path)
+    projection = ProjectionConfig(**projection)
+  return DualEncoderConfig(**{**values, "projection": projection})
 
 
 def _join(

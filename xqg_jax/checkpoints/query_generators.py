@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import jax
 
@@ -118,14 +118,21 @@ def load_query_generator(
   )
 
 
-def _read_task(checkpoint_path: str | os.PathLike) -> Mapping[str, Any]:
+class GeneratorTask(TypedDict, total=False):
+  """Contents of `query_generator.json`: what a generator was trained for."""
+
+  language_in: str | None
+  languages: list[str] | None
+
+
+def _read_task(checkpoint_path: str | os.PathLike) -> GeneratorTask:
   """What `xqg train` recorded in MODEL_DIR; nothing elsewhere."""
   if is_url(checkpoint_path):
     return {}
   path = absolute_path(checkpoint_path)
   for folder in (path, path.parent):
     if (folder / GENERATOR_FILE).is_file():
-      return read_json(folder / GENERATOR_FILE)
+      return read_json(folder / GENERATOR_FILE, GeneratorTask)
   return {}
 
 
@@ -180,9 +187,9 @@ def _load_folder(
 
 def _read_config(folder: Path) -> dict[str, Any]:
   """`config.json`, with the tokens that transformers would generate by."""
-  values = read_json(folder / CONFIG_FILE)
+  values = read_json(folder / CONFIG_FILE, dict[str, Any])
   path = folder / _GENERATION_FILE
-  chosen = read_json(path) if path.exists() else {}
+  chosen = read_json(path, dict[str, Any]) if path.exists() else {}
   names = ("pad_token_id", "eos_token_id", "decoder_start_token_id")
   given = {name: chosen[name] for name in names if chosen.get(name) is not None}
   return {**values, **given}

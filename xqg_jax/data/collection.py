@@ -7,10 +7,10 @@ they are first sorted into one file per block.
 
 import collections
 import dataclasses
-import json
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TypedDict
 
 import tqdm
 
@@ -22,6 +22,7 @@ from xqg_jax.data.json_lines import write_json_line
 from xqg_jax.data.passages import Passage, read_passages
 from xqg_jax.errors import InputError
 from xqg_jax.io.paths import Path
+from xqg_jax.io.typed_json import Count, decode_json
 
 Queries = Mapping[str, Sequence[str]]
 
@@ -237,12 +238,19 @@ def _append_sorted(
   waiting.clear()
 
 
+class _SortedRow(TypedDict):
+  """Queries of one passage, by its row in a block."""
+
+  row: Count
+  queries: dict[str, list[str]]
+
+
 def _read_sorted(scratch_dir: Path, block: Block) -> list[Queries]:
   queries: list[Queries] = [{} for _ in block.passages]
   path = scratch_dir / f"{block.index}.jsonl"
   if path.exists():
     with open(path, encoding="utf-8") as file:
       for line in file:
-        item = json.loads(line)
+        item = decode_json(line, _SortedRow, where=path)
         queries[item["row"]] = item["queries"]
   return queries

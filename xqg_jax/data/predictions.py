@@ -95,7 +95,7 @@ def read_predictions(path: str | os.PathLike) -> list[Prediction]:
     InputError: the file is missing, is not a list of `{"id", "lang",
       "ctxs"}`, or has a question twice; the message names the entry.
   """
-  rows = read_json(path)
+  rows = read_json(path, object)
   if not isinstance(rows, list) or not rows:
     raise InputError(
       "not a list of predictions",

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import json
 import pathlib
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -14,6 +13,7 @@ from xqg_jax.data.passages import Passage
 from xqg_jax.data.training_pairs import TrainingPair
 from xqg_jax.datasets.reading.source_files import damaged_gzip_as_input_error
 from xqg_jax.errors import InputError
+from xqg_jax.io.typed_json import decode_json
 
 # The files write a title as six characters, the article's title, and this.
 _TITLE_END = "_parentSection"
@@ -77,19 +77,9 @@ def _is_file(name: str, member: str) -> bool:
 
 
 def _parse(content: bytes, where: str) -> dict[str, Any]:
-  try:
-    document = json.loads(content)
-  except (json.JSONDecodeError, UnicodeDecodeError) as error:
-    raise InputError(
-      f"not valid JSON ({error})", where=where, mend="download it again"
-    ) from None
-  if not isinstance(document, dict):
-    raise InputError(
-      f"found a JSON {type(document).__name__}, expected an object",
-      where=where,
-      mend="check the file",
-    )
-  return document
+  return decode_json(
+    content, dict[str, Any], where=where, mend="download it again"
+  )
 
 
 def _read_article(

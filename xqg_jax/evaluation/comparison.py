@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from xqg_jax.data.json_lines import read_json_lines, write_json_line
+from xqg_jax.errors import InputError
+from xqg_jax.evaluation.result_files import ScoreRow
 from xqg_jax.evaluation.significance import (
   holm_correction,
   paired_bootstrap_interval,
@@ -16,6 +18,7 @@ from xqg_jax.evaluation.significance import (
 )
 from xqg_jax.io.files import atomic_path
 from xqg_jax.io.paths import to_path
+from xqg_jax.io.typed_json import check_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,8 +70,17 @@ def write_scores(path: str | os.PathLike, scores: Scores) -> None:
 
 
 def read_scores(path: str | os.PathLike, measures: Sequence[str]) -> Scores:
-  """Reads what `write_scores` wrote."""
-  rows = [row for _, row in read_json_lines(to_path(path))]
+  """Reads what `write_scores` wrote.
+
+  Raises:
+    InputError: a line of another form, or with other variants or measures.
+  """
+  rows: list[ScoreRow] = []
+  for where, row in read_json_lines(to_path(path)):
+    rows.append(check_json(row, ScoreRow, where=where))
+    _check_row(rows[0], rows[-1], measures, where)
+  if not rows:
+    raise InputError("has no lines", where=path, mend="evaluate again")
   return Scores(
     question_ids=tuple(row["id"] for row in rows),
     languages=tuple(row["lang"] for row in rows),
@@ -78,6 +90,19 @@ def read_scores(path: str | os.PathLike, measures: Sequence[str]) -> Scores:
       for name in rows[0]["values"]
     },
   )
+
+
+def _check_row(
+  first: ScoreRow, row: ScoreRow, measures: Sequence[str], where: str
+) -> None:
+  lengths = {len(values) for values in row["values"].values()}
+  if set(row["values"]) != set(first["values"]) or lengths != {len(measures)}:
+    raise InputError(
+      f"not one value of {', '.join(measures)} for each of "
+      f"{', '.join(first['values'])}",
+      where=where,
+      mend="evaluate again",
+    )
 
 
 # ----------------------------------------------------------------- comparison

@@ -24,10 +24,19 @@ from typing import Any
 
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.comparison import Scores, read_scores, write_scores
+from xqg_jax.evaluation.result_files import (
+  EvaluationManifest,
+  Examples,
+  Inputs,
+  Measured,
+  Metrics,
+  PooledInputs,
+)
 from xqg_jax.evaluation.tables import format_table, measure_label
 from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import read_json, write_json, write_text
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import check_json
 
 FORMAT_VERSION = 1
 METRICS_FILE = "metrics.json"
@@ -41,7 +50,7 @@ class Evaluation:
   """A finished evaluation: its folder and what stands in `metrics.json`."""
 
   folder: Path
-  metrics: Mapping[str, Any]
+  metrics: Metrics
 
   @property
   def table(self) -> str:
@@ -79,7 +88,70 @@ def load_evaluation(folder: str | os.PathLike) -> Evaluation:
     raise InputError(
       "no finished evaluation", where=folder, mend="run `xqg evaluate` first"
     )
-  return Evaluation(folder, read_json(folder / METRICS_FILE))
+  metrics = read_json(folder / METRICS_FILE, Metrics)
+  _check_complete(metrics, folder / METRICS_FILE)
+  return Evaluation(folder, metrics)
+
+
+def _check_complete(metrics: Metrics, where: object) -> None:
+  """Refuses metrics in which a variant lacks a cell that others have."""
+  variants, baseline = metrics["variants"], metrics["baseline"]
+  names = {measure["name"] for measure in metrics["measures"]}
+  if baseline not in variants:
+    raise _incomplete(where, f"the baseline {baseline!r} is no variant")
+  for variant, entry in variants.items():
+    if not names <= set(entry["measures"]):
+      missing = min(names - set(entry["measures"]))
+      raise _incomplete(where, f"{variant!r} lacks the measure {missing!r}")
+    for name in names:
+      found = entry["measures"][name]
+      wanted = variants[baseline]["measures"].get(name, found)["languages"]
+      if set(found["languages"]) != set(wanted):
+        what = f"{variant!r} has other languages than the baseline in {name!r}"
+        raise _incomplete(where, what)
+      _check_tests(found, f"{variant!r}, {name!r}", where)
+
+
+def _check_tests(found: Measured, cell: str, where: object) -> None:
+  """Refuses a difference without its test, and a test without interval."""
+  languages = found["languages"].values()
+  needed = [
+    (found["macro"], "difference", "p"),
+    (found["macro"], "p", "interval"),
+  ]
+  needed += [(language, "difference", "p_holm") for language in languages]
+  for entry, name, other in needed:
+    if name in entry and other not in entry:
+      raise _incomplete(where, f"{cell} has {name!r} but no {other!r}")
+
+
+def _incomplete(where: object, what: str) -> InputError:
+  return InputError(what, where=where, mend="evaluate again")
+
+
+def read_manifest(evaluation: Evaluation) -> EvaluationManifest:
+  """The manifest of a finished evaluation."""
+  return read_json(evaluation.folder / MANIFEST_FILE, EvaluationManifest)
+
+
+def read_inputs(evaluation: Evaluation) -> list[Inputs]:
+  """What an evaluation was made from; of a pooled one, of each that was pooled.
+
+  Raises:
+    InputError: the manifest does not say so.
+  """
+  inputs = read_manifest(evaluation)["inputs"]
+  where = f"{evaluation.folder / MANIFEST_FILE}: inputs"
+  if "evaluations" not in inputs:
+    return [check_json(inputs, Inputs, where=where)]
+  pooled = check_json(inputs, PooledInputs, where=where)
+  return [one["inputs"] for one in pooled["evaluations"]]
+
+
+def read_examples(evaluation: Evaluation) -> Examples:
+  """The examples of an evaluation; empty where it has none."""
+  path = evaluation.folder / EXAMPLES_FILE
+  return read_json(path, Examples) if path.is_file() else {}
 
 
 def write_evaluation(

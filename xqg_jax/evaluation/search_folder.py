@@ -2,8 +2,8 @@
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from xqg_jax.augmentation.centering import (
   Centering,
 )
 from xqg_jax.augmentation.language_means import (
+  CenterBy,
   read_means,
 )
 from xqg_jax.errors import InputError
@@ -20,6 +21,7 @@ from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import read_json, sha256_file
 from xqg_jax.io.locations import find_location
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import PathText, Versioned
 
 FORMAT_VERSION = 1
 RUN_FILE = "run.trec"
@@ -28,6 +30,32 @@ EMBEDDINGS_FILE = f"{EMBEDDINGS_KEY}.npy"
 RUN_KEY = "run"
 CENTERING_KEY = "centering"
 SEARCH_AGAIN = "search again with a new OUTPUT_DIR"
+
+
+class CenteringRecord(TypedDict):
+  """How the questions of a search were centred."""
+
+  means: PathText
+  means_fingerprint: str
+  strength: float
+  by: CenterBy
+
+
+class SearchManifest(Versioned):
+  """Contents of a search folder's `manifest.json`, as far as they are read.
+
+  Folders of earlier versions lack the fingerprints and checksums.
+  """
+
+  index: NotRequired[PathText]
+  embeddings: NotRequired[PathText | None]
+  embeddings_fingerprint: NotRequired[str]
+  run: NotRequired[str]
+  question_embeddings: NotRequired[str]
+  question_ids: NotRequired[list[str]]
+  languages: NotRequired[list[str | None]]
+  encoder_fingerprint: NotRequired[str]
+  centering: NotRequired[CenteringRecord | None]
 
 
 def find_run_file(path: str | os.PathLike) -> Path:
@@ -50,9 +78,7 @@ def is_search_folder(path: str | os.PathLike) -> bool:
   return (to_path(path) / EMBEDDINGS_FILE).is_file()
 
 
-def check_search_file(
-  path: Path, manifest: Mapping[str, Any], key: str
-) -> None:
+def check_search_file(path: Path, manifest: SearchManifest, key: str) -> None:
   """Refuses a file of a search that has another checksum than was noted.
 
   Raises:
@@ -78,7 +104,7 @@ class SearchedQuestions:
   """
 
   folder: Path
-  manifest: Mapping[str, Any]
+  manifest: SearchManifest
   vectors: Float[np.ndarray, "questions dim"]
 
   @property
@@ -128,8 +154,8 @@ def read_searched(folder: str | os.PathLike) -> SearchedQuestions:
     InputError: not a folder that `search` wrote, or changed files.
   """
   folder = to_path(folder)
-  manifest = read_json(folder / MANIFEST_FILE)
-  if not {"embeddings", "question_ids"} <= set(manifest):
+  manifest = read_json(folder / MANIFEST_FILE, SearchManifest)
+  if not (manifest.get("embeddings") and "question_ids" in manifest):
     raise InputError(
       "the manifest does not name 'embeddings' and 'question_ids'",
       where=folder / MANIFEST_FILE,
@@ -139,7 +165,7 @@ def read_searched(folder: str | os.PathLike) -> SearchedQuestions:
 
 
 def _read_vectors(
-  folder: Path, manifest: Mapping[str, Any]
+  folder: Path, manifest: SearchManifest
 ) -> Float[np.ndarray, "questions dim"]:
   path = folder / EMBEDDINGS_FILE
   try:

@@ -25,6 +25,7 @@ from xqg_jax.evaluation.search_folder import (
   CENTERING_KEY,
   RUN_KEY,
   SearchedQuestions,
+  SearchManifest,
   check_search_file,
   find_run_file,
   read_searched,
@@ -74,9 +75,9 @@ def read_variant(name: str, path: str | os.PathLike) -> Variant:
   if file.suffix == ".json":
     return _read_prediction_variant(name, file)
   folder = to_path(path)
-  manifest = {}
+  manifest: SearchManifest = {}
   if (folder / MANIFEST_FILE).is_file():
-    manifest = read_json(folder / MANIFEST_FILE)
+    manifest = read_json(folder / MANIFEST_FILE, SearchManifest)
     check_search_file(file, manifest, RUN_KEY)
   augmentation = _read_augmentation(folder, manifest)
   centering = manifest.get(CENTERING_KEY)
@@ -100,7 +101,7 @@ def _read_prediction_variant(name: str, path: Path) -> Variant:
 
 
 def _read_augmentation(
-  folder: Path, manifest: Mapping[str, Any]
+  folder: Path, manifest: SearchManifest
 ) -> Augmentation | None:
   """None for a store, and for a view that is no longer there."""
   if not manifest.get("embeddings"):
@@ -121,9 +122,7 @@ def open_searched_embeddings(searched: SearchedQuestions) -> AugmentedView:
   return _open_embeddings(searched.folder, searched.manifest)
 
 
-def _open_embeddings(
-  folder: Path, manifest: Mapping[str, Any]
-) -> AugmentedView:
+def _open_embeddings(folder: Path, manifest: SearchManifest) -> AugmentedView:
   location = find_location(manifest["embeddings"], folder)
   view = open_view(location)
   # Folders of earlier versions do not note it.

@@ -18,7 +18,7 @@ from xqg_jax.data.collection import (
 )
 from xqg_jax.data.passages import read_passages
 from xqg_jax.data.samples import draw_sample
-from xqg_jax.generation.query_files import QueryShards, Row
+from xqg_jax.generation.query_files import QueryRecord, QueryShards, Row
 from xqg_jax.generation.query_filters import (
   Judge,
   Judged,
@@ -29,12 +29,20 @@ from xqg_jax.generation.query_filters import (
 from xqg_jax.io.locations import Location
 from xqg_jax.io.paths import to_path
 from xqg_jax.io.shard_job import Record, ShardJob, open_scratch, run_shards
+from xqg_jax.io.typed_json import Count
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 
 SCORES_FOLDER = "scores"
 # Removed queries that the manifest shows of each filter.
 NUM_EXAMPLES = 3
 Scores = tuple[Float[np.ndarray, " queries"], Int[np.ndarray, " queries"]]
+
+
+class FilteredRecord(QueryRecord):
+  """Of a shard that was filtered: what was removed, with examples."""
+
+  counts: dict[str, dict[str, Count]]
+  examples: dict[str, list[Any]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -66,6 +74,7 @@ class FilteringJob(QueryShards[Block, Block]):
   centering: Centering = NO_CENTERING
 
   task: str = "filter"
+  schema: type = FilteredRecord
   scratch: str = ".sorted_queries"
   counts_itself: bool = True
 

@@ -2,9 +2,11 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any, TypedDict
 
 from xqg_jax.data.languages import get_language, is_in_script
 from xqg_jax.data.passages import Passage
+from xqg_jax.io.typed_json import Count
 
 # Of each sign, the share of queries from which on a generator is unwell.
 LIMITS = {
@@ -27,6 +29,17 @@ LENGTHS = (
 
 # language -> "queries", a sign or a range of lengths -> count
 Counts = dict[str, dict[str, int]]
+# One language's counts as files note them.
+CountsRecord = TypedDict(
+  "CountsRecord", dict.fromkeys(("queries", *SIGNS, *LENGTHS), Count)
+)
+
+
+class SampleRecord(TypedDict):
+  """Contents of `health_sample.json`."""
+
+  counts: dict[str, CountsRecord]
+  examples: list[dict[str, Any]]
 
 
 def count_signs(

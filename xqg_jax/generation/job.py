@@ -16,22 +16,33 @@ from xqg_jax.data.passages import Passage, read_passages
 from xqg_jax.errors import InputError
 from xqg_jax.generation.health import (
   Counts,
+  CountsRecord,
+  SampleRecord,
   add_counts,
   count_signs,
   find_faults,
   format_health,
   to_shares,
 )
-from xqg_jax.generation.query_files import QueryShards, Row
+from xqg_jax.generation.query_files import QueryRecord, QueryShards, Row
 from xqg_jax.generation.query_writer import Prompt, QueryWriter, WrittenQueries
 from xqg_jax.io.locations import Location
 from xqg_jax.io.paths import Path
 from xqg_jax.io.shard_job import Record, Turn, cut_stream, run_shards
+from xqg_jax.io.typed_json import Count
 from xqg_jax.runtime.processes import wait_for_all
 
 SAMPLE_FILE = "health_sample.json"
 # Passages of the sample whose queries are kept to be looked at.
 _NUM_EXAMPLES = 5
+
+
+class WrittenRecord(QueryRecord):
+  """Of a shard that was written: how its queries look."""
+
+  num_queries: Count
+  num_cut_prompts: Count
+  counts: dict[str, CountsRecord]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +77,7 @@ class GenerationJob(QueryShards[list[Passage], Shard]):
   force: bool = False
   hourly_price: float | None = None
   task: str = "generate"
+  schema: type = WrittenRecord
   unit: str = "queries"
   counts_itself: bool = True
 
@@ -88,7 +100,7 @@ class GenerationJob(QueryShards[list[Passage], Shard]):
       content = {"counts": counts, "examples": examples[:_NUM_EXAMPLES]}
       place.write_json(content)
     wait_for_all(f"sample of {self.folder}")
-    counts = place.read_json()["counts"]
+    counts = place.read_json(SampleRecord)["counts"]
     print(
       f"health of a sample, in %:\n{format_health(counts)}", file=sys.stderr
     )

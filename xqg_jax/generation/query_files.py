@@ -12,15 +12,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from xqg_jax.data.generated_queries import write_generated_queries
 from xqg_jax.data.passages import Passage
 from xqg_jax.io.locations import Location
-from xqg_jax.io.shard_job import Raw, Record, ShardJob, Work
+from xqg_jax.io.shard_job import FileRecord, Raw, Record, ShardJob, Work
+from xqg_jax.io.typed_json import Count
 
 Row = tuple[Passage, Mapping[str, Sequence[str]]]
+
+
+class QueryRecord(FileRecord):
+  """Of a finished shard of queries: what every verb notes that writes one."""
+
+  num_passages: Count
 
 
 class QueryShards(ShardJob[Raw, Work, tuple[Iterable[Row], Record]]):
   """Shards of generated queries; `make` yields rows and facts about them."""
 
   num_shards: int
+  schema: type = QueryRecord
 
   def name_shard(self, index: int) -> str:
     """File name of a shard, which says how many there are."""

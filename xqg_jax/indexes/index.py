@@ -9,7 +9,6 @@ What else lies there is told by the file of the kind.
 import abc
 import dataclasses
 import functools
-from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from jaxtyping import Float
 from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.search import EXACT, ExactSettings
+from xqg_jax.indexes.manifest import IndexManifest
 from xqg_jax.indexes.neighbors import Neighbors
 from xqg_jax.indexes.settings import IndexWishes
 from xqg_jax.io.files import check_file, fingerprint
@@ -44,7 +44,7 @@ class Index(abc.ABC):
   is_exact: ClassVar[bool]
 
   path: Path
-  manifest: Mapping[str, Any]
+  manifest: IndexManifest
 
   @property
   def kind(self) -> str:

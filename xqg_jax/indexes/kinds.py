@@ -11,12 +11,14 @@ from xqg_jax.augmentation.centering import Centering, CenterSettings
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.index import ExactIndex
 from xqg_jax.indexes.index import FORMAT_VERSION, BuiltIndex, Index
+from xqg_jax.indexes.manifest import IndexManifest, UpdatedManifest
 from xqg_jax.indexes.scann.kind import ScannShards
 from xqg_jax.indexes.updated import UpdatedIndex
 from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import read_json
 from xqg_jax.io.paths import to_path
 from xqg_jax.io.shard_job import tell_of_damage
+from xqg_jax.io.typed_json import Versioned, check_json
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 
 KINDS: Mapping[str, type[BuiltIndex]] = {
@@ -53,19 +55,21 @@ def open_index(path: str | os.PathLike) -> Index:
       where=path,
       mend="check the path, or run the same index command again",
     )
-  manifest = read_json(path / MANIFEST_FILE)
-  is_index = isinstance(manifest, dict) and "embeddings_fingerprint" in manifest
-  if not is_index or manifest.get("format_version") != FORMAT_VERSION:
+  versioned = read_json(path / MANIFEST_FILE, Versioned)
+  is_index = "embeddings_fingerprint" in versioned
+  if not is_index or versioned.get("format_version") != FORMAT_VERSION:
     raise InputError(
       f"not an index of format version {FORMAT_VERSION}",
       where=path / MANIFEST_FILE,
       mend="build the index with this version and a new OUTPUT_DIR",
     )
+  where = path / MANIFEST_FILE
+  manifest = check_json(versioned, IndexManifest, where=where)
+  kind = find_kind(manifest["kind"], where=where)
   if "base_fingerprint" in manifest:
+    check_json(manifest, UpdatedManifest, where=where)
     return UpdatedIndex(path, manifest, open_index)
-  return find_kind(str(manifest.get("kind")), where=path / MANIFEST_FILE)(
-    path, manifest
-  )
+  return kind(path, manifest)
 
 
 def is_sound_index(path: str | os.PathLike) -> bool:

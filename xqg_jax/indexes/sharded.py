@@ -6,7 +6,7 @@ import functools
 import itertools
 import os
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypedDict, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from jaxtyping import Float
 from xqg_jax.errors import InputError, NativeError
 from xqg_jax.indexes.exact.search import EXACT, ExactSettings
 from xqg_jax.indexes.index import BUILD_AGAIN, BuiltIndex
+from xqg_jax.indexes.manifest import IndexParts
 from xqg_jax.indexes.neighbors import (
   Neighbors,
   merge_neighbors,
@@ -22,6 +23,7 @@ from xqg_jax.indexes.neighbors import (
   take_turn,
 )
 from xqg_jax.io.claims import MANIFEST_FILE
+from xqg_jax.io.typed_json import check_json
 from xqg_jax.store.vector_checks import check_queries
 
 
@@ -46,12 +48,18 @@ class ShardedIndex(BuiltIndex):
   is_exact: ClassVar[bool] = False
   whole_name: ClassVar[str]
   whole_keys: ClassVar[tuple[str, ...]]
+  parts_schema: ClassVar[type] = IndexParts
 
   @abc.abstractmethod
   def _load_part(self, shard: Mapping[str, Any]) -> Part:
     """Loads one of `shards` after checking its files."""
 
   def __post_init__(self):
+    where = self.path / MANIFEST_FILE
+    if "shards" not in self.manifest:
+      whole = TypedDict("Whole", dict.fromkeys(self.whole_keys, Any))
+      check_json(self.manifest, whole, where=where)
+    check_json({"shards": self.shards}, self.parts_schema, where=where)
     if "shards" not in self.manifest:
       return
     starts = [shard["start"] for shard in self.shards]

@@ -7,7 +7,7 @@ import json
 import os
 import uuid
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.buckets import BucketPath
@@ -19,6 +19,13 @@ from xqg_jax.io.paths import Path, to_path
 RUN_FILE = "run.json"
 OPERATIVE_CONFIG = "operative_config.gin"
 MANIFEST_FILE = "manifest.json"
+
+
+class RunClaim(TypedDict):
+  """Contents of `run.json`: which verb writes a folder, and how."""
+
+  stage: str
+  arguments: dict[str, Any]
 
 
 def claim_output_dir(
@@ -52,7 +59,7 @@ def claim_output_dir(
         mend="choose another OUTPUT_DIR",
       )
     write_once(run_file, format_json(claim))
-  check_same_run(read_json(run_file), claim, where=folder)
+  check_same_run(read_json(run_file, RunClaim), claim, where=folder)
   return folder
 
 

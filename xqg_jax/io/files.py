@@ -18,6 +18,7 @@ import numpy as np
 from xqg_jax.errors import InputError
 from xqg_jax.io.buckets import BucketPath
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import decode_json
 
 
 def find_cache_folder() -> pathlib.Path:
@@ -114,11 +115,11 @@ def format_json(value: Any) -> str:
   return text + "\n"
 
 
-def read_json(path: str | os.PathLike) -> Any:
-  """Reads a JSON file.
+def read_json(path: str | os.PathLike, schema: Any = object) -> Any:
+  """Reads a JSON file that has a declared schema.
 
   Raises:
-    InputError: the file is missing or is not JSON.
+    InputError: the file is missing, is not JSON, or does not fit the schema.
   """
   try:
     content = to_path(path).read_bytes()
@@ -126,7 +127,7 @@ def read_json(path: str | os.PathLike) -> Any:
     raise InputError(
       "no such file", where=path, mend="check the path"
     ) from None
-  return parse_json(content, where=path, mend="write it again")
+  return decode_json(content, schema, where=path)
 
 
 def parse_json(content: str | bytes, *, where: object, mend: str) -> Any:

@@ -9,9 +9,11 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from typing import TypedDict
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.buckets import BucketPath
+from xqg_jax.io.typed_json import decode_json
 
 # The holder writes its lease anew so often, in seconds; one that has stayed
 # the same for so long has lost its holder.
@@ -53,6 +55,12 @@ def folder_is_locked(folder: object) -> InputError:
     where=folder,
     mend="wait for it or choose another OUTPUT_DIR",
   )
+
+
+class _LeaseRecord(TypedDict):
+  """Contents of a lease: its holder, which renews it."""
+
+  holder: str
 
 
 class _Lease:
@@ -106,5 +114,5 @@ class _Lease:
       content = self._place.read_bytes()
     except FileNotFoundError:
       return None
-    is_ours = json.loads(content)["holder"] == self._name
-    return known if is_ours else None
+    found = decode_json(content, _LeaseRecord, where=self._place)
+    return known if found["holder"] == self._name else None

@@ -19,6 +19,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.io.buckets import BucketPath, storage_context
 from xqg_jax.io.files import atomic_path
 from xqg_jax.io.paths import absolute_path, to_path
+from xqg_jax.io.typed_json import decode_json
 from xqg_jax.io.urls import is_url
 
 # One for all reads: arrays opened with it share connections and limits.
@@ -107,19 +108,14 @@ class Location:
     keys = self._open().list().result()
     return sorted({key.decode().partition("/")[0] for key in keys})
 
-  def read_json(self) -> Any:
+  def read_json(self, schema: Any = object) -> Any:
     """The content of a JSON file, or None where there is none.
 
     Raises:
-      InputError: it is not JSON.
+      InputError: it is not JSON, or does not fit the schema.
     """
     content = self.read_bytes()
-    try:
-      return None if content is None else json.loads(content)
-    except ValueError as error:
-      raise InputError(
-        f"not valid JSON ({error})", where=self, mend="write it again"
-      ) from None
+    return None if content is None else decode_json(content, schema, where=self)
 
   def write_bytes(self, content: bytes) -> None:
     """Writes a file, all of it or nothing.

@@ -4,14 +4,28 @@ import os
 import pathlib
 import shutil
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import read_json, sha256_file, write_json
+from xqg_jax.io.typed_json import Count, PathText
 
 # Unfinished work: what is being written, and what is being deleted.
 _PARTIAL, _REMOVED = "partial", "removed"
+
+
+class SealedFile(TypedDict):
+  """Size in bytes and checksum of a file of a sealed folder."""
+
+  size: Count
+  sha256: str
+
+
+class SealedManifest(TypedDict):
+  """What a sealed folder's manifest holds besides the writer's facts."""
+
+  files: dict[PathText, SealedFile]
 
 
 def partial_folder(folder: pathlib.Path) -> pathlib.Path:
@@ -62,7 +76,7 @@ def find_damage(folder: pathlib.Path) -> str | None:
   if not (folder / MANIFEST_FILE).is_file():
     return None
   try:
-    files = read_json(folder / MANIFEST_FILE)["files"]
+    files = read_json(folder / MANIFEST_FILE, SealedManifest)["files"]
   except InputError:
     return f"{MANIFEST_FILE} is not readable"
   for name, expected in files.items():

@@ -19,7 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypedDict, TypeVar, cast
 
 import jax
 import tqdm
@@ -35,6 +35,15 @@ FINISHED_FOLDER = "finished"
 _NUM_READERS = 16
 
 Record = dict[str, Any]
+
+
+class FileRecord(TypedDict):
+  """What the record of every shard notes that is a file."""
+
+  name: str
+  sha256: str
+
+
 Raw = TypeVar("Raw")
 Work = TypeVar("Work")
 Made = TypeVar("Made")
@@ -72,6 +81,7 @@ class ShardJob(Generic[Raw, Work, Made]):
     num_shards: how many there are; None: as many as `read` yields, which one
       process finds out by reading it all.
     task: names the work in the progress line.
+    schema: of the shards' records.
     unit: what the progress line counts.
     total: how many of them there are; None: not known.
     counts_itself: whether `make` moves the progress line on; else it moves by
@@ -84,6 +94,7 @@ class ShardJob(Generic[Raw, Work, Made]):
   folder: Location
   num_shards: int | None
   task: str
+  schema: type = FileRecord
   unit: str = "passages"
   total: int | None = None
   counts_itself: bool = False
@@ -194,17 +205,29 @@ def read_record(job: ShardJob[Raw, Work, Made], index: int) -> Record | None:
   """
   name = job.name_shard(index)
   try:
-    record = _record_place(job.folder, name).read_json()
-    if record is None:
-      return None
-    job.check(record)
+    record = _load_record(job, name)
+    if record is not None:
+      job.check(record)
   except InputError as error:
     tell_of_damage(job.task, error)
     return None
-  except (KeyError, TypeError):  # a record of something else
-    where = _record_place(job.folder, name)
-    tell_of_damage(job.task, InputError("is not a record", where=where))
-    return None
+  return record
+
+
+def _load_record(job: ShardJob[Raw, Work, Made], name: str) -> Record | None:
+  """Reads the record of a shard; None where there is none.
+
+  Raises:
+    InputError: it is not one, or that of another shard.
+  """
+  place = _record_place(job.folder, name)
+  record = place.read_json(job.schema)
+  if record is not None and record["name"] != name:
+    raise InputError(
+      f"is the record of {record['name']}",
+      where=place,
+      mend="run the same command again to mend it",
+    )
   return record
 
 
@@ -334,12 +357,12 @@ def collect_records(
 
 
 def _read_other(job: ShardJob[Raw, Work, Made], index: int) -> Record:
-  place = _record_place(job.folder, job.name_shard(index))
-  record = place.read_json()
+  name = job.name_shard(index)
+  record = _load_record(job, name)
   if record is None:
     raise InputError(
       "another process should have written it",
-      where=place,
+      where=_record_place(job.folder, name),
       mend="give all processes an OUTPUT_DIR that they share",
     )
   return record

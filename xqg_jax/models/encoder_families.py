@@ -6,17 +6,25 @@ A new one is a subclass of `Family` in a file of its own and one entry of
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.typed_json import check_json
 from xqg_jax.models.bert.family import BertFamily
 from xqg_jax.models.family import EncoderConfig, Family
 from xqg_jax.models.parameters import Params, Place
 from xqg_jax.models.t5.family import T5Family
+
+
+class HfConfig(TypedDict):
+  """What every `config.json` of Hugging Face has."""
+
+  model_type: NotRequired[str | None]
+
 
 _FAMILIES: tuple[Family, ...] = (BertFamily(), T5Family())
 # By the model type that Hugging Face's `config.json` names.
@@ -46,7 +54,7 @@ def read_encoder_config(
   Raises:
     InputError: another kind of model, or one with features that we lack.
   """
-  kind = values.get("model_type")
+  kind = check_json(values, HfConfig, where=where).get("model_type")
   if kind not in FAMILIES:
     raise InputError(
       f"model_type is {kind!r}",

@@ -233,7 +233,7 @@ def _sum_held(facts: dict[str, Any]) -> float:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-  return read_json(path) if path.exists() else {}
+  return read_json(path, dict[str, Any]) if path.exists() else {}
 
 
 def _wait(process: BaseProcess, folder: pathlib.Path, what: str) -> None:

@@ -171,7 +171,7 @@ def add_sizes(
       "dual_encoder": read_encoder_config,
       "generation": T5Config.from_hf,
     }[model.task_kind]
-    config = read(read_json(path), where=path)
+    config = read(read_json(path, dict[str, Any]), where=path)
   if config is None:
     raise InputError(
       "the model's sizes are unknown",

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import seqio
@@ -19,6 +19,7 @@ import tensorflow as tf
 from xqg_jax.data.generated_queries import write_generated_queries
 from xqg_jax.data.passages import Passage
 from xqg_jax.errors import InputError
+from xqg_jax.io.typed_json import decode_json
 from xqg_jax.seqio_data.batches import report_cut_prompts
 
 _SHARD = re.compile(r"-(\d{5})-of-(\d{5})$")
@@ -121,11 +122,21 @@ def merge_queries(
   tf.io.gfile.rename(partial, path, overwrite=True)
 
 
+class _PredictionRow(TypedDict):
+  """Queries of one passage in one language, as a chunk has them."""
+
+  passage_id: str
+  title: str
+  text: str
+  language: str
+  queries: list[str]
+
+
 def _read_chunks(paths: Sequence[str]) -> Iterator[dict[str, Any]]:
   for path in paths:
     with tf.io.gfile.GFile(path) as file:
       for line in file:
-        yield json.loads(line)
+        yield decode_json(line, _PredictionRow, where=path)
 
 
 def _write_passage(

@@ -4,6 +4,7 @@ import functools
 import os
 import threading
 from collections.abc import Iterable, Sequence
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import seqio
@@ -12,6 +13,7 @@ import tensorflow as tf
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_json
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import Count
 from xqg_jax.text.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
 
 # Where T5X's checkpoints of mT5 find their vocabulary.
@@ -63,10 +65,18 @@ def load_vocabulary(
   return HuggingFaceVocabulary(path)
 
 
+class _VocabularySettings(TypedDict):
+  """What is read of a T5's `tokenizer_config.json`."""
+
+  extra_ids: NotRequired[Count | None]
+
+
 def _read_extra_ids(folder: Path) -> int:
   """Sentinels beyond the SentencePiece model: T5 has 100, mT5 none."""
   path = folder / SETTINGS_FILE
-  return int(read_json(path).get("extra_ids") or 0) if path.exists() else 0
+  if not path.exists():
+    return 0
+  return read_json(path, _VocabularySettings).get("extra_ids") or 0
 
 
 def is_vocabulary_of(

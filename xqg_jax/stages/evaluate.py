@@ -32,7 +32,11 @@ from xqg_jax.evaluation.results import (
   write_evaluation,
 )
 from xqg_jax.evaluation.scoring import ScoringInputs, score_variants_by_question
-from xqg_jax.evaluation.search_folder import find_run_file, read_searched
+from xqg_jax.evaluation.search_folder import (
+  SearchManifest,
+  find_run_file,
+  read_searched,
+)
 from xqg_jax.evaluation.variants import (
   Variant,
   describe_augmentation,
@@ -360,5 +364,5 @@ def _read_search_manifest(path: str | os.PathLike) -> dict[str, Any] | None:
   file = to_path(path) / MANIFEST_FILE
   if not file.is_file():
     return None
-  manifest = read_json(file)
+  manifest = read_json(file, SearchManifest)
   return {k: v for k, v in manifest.items() if not isinstance(v, list)}

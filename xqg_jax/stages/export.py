@@ -26,6 +26,7 @@ from xqg_jax.io.files import read_json, write_json
 from xqg_jax.io.paths import Path
 from xqg_jax.io.urls import is_url
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
+from xqg_jax.models.encoder_families import HfConfig
 
 FORMATS = ("hugging_face", "t5x")
 _GENERATORS = ("mt5", "t5")
@@ -102,7 +103,10 @@ def _is_query_generator(checkpoint_path: str | os.PathLike) -> bool:
   if any((folder / name).exists() for name in _DUAL_ENCODER_FILES):
     return False
   config = folder / CONFIG_FILE
-  return config.exists() and read_json(config).get("model_type") in _GENERATORS
+  return (
+    config.exists()
+    and read_json(config, HfConfig).get("model_type") in _GENERATORS
+  )
 
 
 # With one of these, T5's encoder embeds texts.

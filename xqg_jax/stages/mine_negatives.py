@@ -12,7 +12,7 @@ import functools
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import tqdm
 
@@ -43,6 +43,7 @@ from xqg_jax.io.full_disk import tell_of_full_disk
 from xqg_jax.io.locations import Location
 from xqg_jax.io.paths import to_path
 from xqg_jax.io.shard_job import (
+  FileRecord,
   Record,
   ShardJob,
   cut_stream,
@@ -50,6 +51,7 @@ from xqg_jax.io.shard_job import (
   tell_of_damage,
 )
 from xqg_jax.io.shared_claims import claim_together
+from xqg_jax.io.typed_json import Count
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.training.negative_rules import Candidate, NegativeRules
@@ -153,19 +155,38 @@ def mine_negatives(
     )
     with opened:
       _finish(folder, run_shards(job), arguments)
-  return (folder / MANIFEST_FILE).read_json()
+  return (folder / MANIFEST_FILE).read_json(MinedManifest)
 
 
 def _read_sound_manifest(folder: Location) -> dict[str, Any] | None:
   """The manifest of what was mined before; None where that is damaged."""
-  manifest = (folder / MANIFEST_FILE).read_json()
   try:
+    manifest = (folder / MANIFEST_FILE).read_json(MinedManifest)
     if manifest is not None:
       check_file(folder / PAIRS_FILE, manifest["sha256"])
   except InputError as error:
     tell_of_damage("mine negatives", error)
     return None
   return manifest
+
+
+class MinedRecord(FileRecord):
+  """Of a shard of pairs: what was mined for them."""
+
+  num_pairs: Count
+  num_negatives: Count
+  pairs_without_negatives: Count
+  left_out: dict[str, Count]
+
+
+class MinedManifest(TypedDict):
+  """Contents of the manifest of mined negatives."""
+
+  num_pairs: Count
+  num_negatives: Count
+  pairs_without_negatives: Count
+  left_out: dict[str, Count]
+  sha256: str
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -183,6 +204,7 @@ class _MiningJob(ShardJob[list[TrainingPair], list[TrainingPair], "_Mined"]):
   shard_size: int
   num_shards: None = None
   task: str = "mine negatives"
+  schema: type = MinedRecord
   unit: str = "pairs"
 
   def name_shard(self, index: int) -> str:

@@ -8,10 +8,11 @@ import dataclasses
 import math
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from xqg_jax.io.claims import claim_output_dir
 from xqg_jax.io.files import read_json, write_json
+from xqg_jax.io.typed_json import Count, Positive
 from xqg_jax.planning.compilation import Measured
 from xqg_jax.planning.largest_batch import Planner
 from xqg_jax.planning.steps import Recipe, add_sizes
@@ -19,6 +20,34 @@ from xqg_jax.runtime.chips import LOCAL, Chip, Group, check_libtpu, read_group
 from xqg_jax.training.trainable import TrainableModel
 
 PLAN_FILE = "plan.json"
+
+
+class PlannedSizes(TypedDict):
+  """What a step takes, in `plan.json`."""
+
+  batch_size: Count
+  num_partitions: Positive
+  num_devices: Positive
+  unit: str
+  fits: bool
+  bytes_per_chip: dict[str, float | None]
+  flops_per_step: float
+  memory_traffic_per_chip: NotRequired[float | None]
+  sent_bytes_per_chip: NotRequired[dict[str, float]]
+  seconds: NotRequired[dict[str, float]]
+  bound: NotRequired[str]
+
+
+class Plan(TypedDict):
+  """Contents of `plan.json`."""
+
+  stage: str
+  topology: str
+  chip: str
+  memory_per_chip: float | None
+  step: PlannedSizes
+  suggestion: PlannedSizes | None
+  largest_batch: PlannedSizes | None
 
 
 def plan(
@@ -88,7 +117,7 @@ def plan(
   claim["model"] = recipe.model.describe()
   folder = claim_output_dir(output_dir, stage="plan", arguments=claim)
   if (folder / PLAN_FILE).exists():
-    content = read_json(folder / PLAN_FILE)
+    content = read_json(folder / PLAN_FILE, Plan)
   else:
     memory = memory_per_chip or (group.chip and group.chip.memory)
     planner = Planner(recipe, topology, memory, max_compilations)
@@ -224,13 +253,13 @@ def _format_step(title: str, step: Mapping[str, Any]) -> list[str]:
   ]
   if "sent_bytes_per_chip" in step:
     sent = sum(step["sent_bytes_per_chip"].values())
-    moved = step["memory_traffic_per_chip"]
+    moved = step.get("memory_traffic_per_chip")
     lines += [
       f"  {'memory traffic a chip':<26}{_size(moved):>14}",
       f"  {'sent to other chips':<26}{_size(sent):>14}",
     ]
   for name, seconds in step.get("seconds", {}).items():
-    mark = " <- at least" if name == step["bound"] else ""
+    mark = " <- at least" if name == step.get("bound") else ""
     lines.append(f"  {name + ', ms':<26}{seconds * 1e3:>14.4g}{mark}")
   if "bound" in step:
     rate = f"{step['units_per_second']:,.0f}"

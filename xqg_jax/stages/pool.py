@@ -8,16 +8,20 @@ import numpy as np
 
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.comparison import Scores, compare_variants
+from xqg_jax.evaluation.result_files import Inputs
 from xqg_jax.evaluation.results import (
   EXAMPLES_FILE,
   METRICS_FILE,
   Evaluation,
   describe_metrics,
   load_evaluation,
+  read_examples,
+  read_inputs,
+  read_manifest,
   write_evaluation,
 )
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
-from xqg_jax.io.files import read_json, sha256_file, write_json
+from xqg_jax.io.files import sha256_file, write_json
 from xqg_jax.io.paths import Path
 
 
@@ -67,7 +71,7 @@ def pool(
     # Examples stand for themselves: the first evaluation's will do.
     examples = loaded[0].folder / EXAMPLES_FILE
     if examples.is_file():
-      write_json(folder / EXAMPLES_FILE, read_json(examples))
+      write_json(folder / EXAMPLES_FILE, read_examples(loaded[0]))
     _finish(folder, loaded)
   pooled = load_evaluation(folder)
   print(pooled.table)
@@ -94,7 +98,7 @@ def _pool_scores(loaded: Sequence[Evaluation]) -> Scores:
   """One row for each question of each question file."""
   rows: dict[tuple[str, str], list[tuple[int, int]]] = {}
   for number, evaluation in enumerate(loaded):
-    inputs = read_json(evaluation.folder / MANIFEST_FILE)["inputs"]
+    inputs = _read_inputs(evaluation)
     for row, question_id in enumerate(evaluation.scores.question_ids):
       key = inputs["questions"]["sha256"], question_id
       rows.setdefault(key, []).append((number, row))
@@ -115,6 +119,17 @@ def _pool_scores(loaded: Sequence[Evaluation]) -> Scores:
       for name in loaded[0].scores.values
     },
   )
+
+
+def _read_inputs(evaluation: Evaluation) -> Inputs:
+  inputs = read_inputs(evaluation)
+  if len(inputs) > 1:
+    raise InputError(
+      "is pooled already",
+      where=evaluation.folder,
+      mend="give the evaluations that it was pooled from",
+    )
+  return inputs[0]
 
 
 def _pool_metrics(
@@ -176,7 +191,7 @@ def _add_seeds(
 
 
 def _finish(folder: Path, loaded: Sequence[Evaluation]) -> None:
-  manifests = [read_json(e.folder / MANIFEST_FILE) for e in loaded]
+  manifests = [read_manifest(e) for e in loaded]
   manifest = {
     "format_version": 1,
     "stage": "pool",

@@ -12,7 +12,7 @@ import dataclasses
 import itertools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 from xqg_jax.augmentation.centering import (
   Centering,
@@ -43,6 +43,27 @@ from xqg_jax.io.paths import to_path
 
 TUNING_FILE = "tuning.json"
 ALPHAS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
+
+
+class CrossValidated(TypedDict):
+  """What alphas reach on questions that they were not chosen by."""
+
+  value: float
+  alpha_0: float
+  optimistic: float
+  difference: float
+  interval: tuple[float, float]
+  p: float
+
+
+class Tuning(TypedDict):
+  """Contents of `tuning.json`."""
+
+  measure: str
+  reduction: str
+  alpha: float
+  curve: dict[str, float]
+  cross_validated: CrossValidated
 
 
 def tune_alpha(
@@ -117,7 +138,7 @@ def tune_alpha(
   folder = to_path(output_dir)
   if (folder / TUNING_FILE).exists():
     claim_output_dir(folder, stage="tune-alpha", arguments=arguments)
-    content = read_json(folder / TUNING_FILE)
+    content = read_json(folder / TUNING_FILE, Tuning)
     print(_format(content))
     return content
   inputs = ScoringInputs.read(questions, qrels, settings, punkt_dir=punkt_dir)

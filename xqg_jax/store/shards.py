@@ -18,9 +18,10 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import ml_dtypes
+import msgspec
 import numpy as np
 import tensorstore
 from jaxtyping import Float, Int32
@@ -28,6 +29,7 @@ from jaxtyping import Float, Int32
 from xqg_jax.errors import InputError
 from xqg_jax.io.locations import CONTEXT, Location, cannot_write
 from xqg_jax.io.shard_job import Raw, Record, ShardJob, Work, run_shards
+from xqg_jax.io.typed_json import Count
 
 IDS_FILE = "passage_ids.txt"
 DTYPES = {
@@ -37,6 +39,23 @@ DTYPES = {
 }
 # Chunks of about this many bytes: few files, and no read is much too large.
 _CHUNK_BYTES = 32 * 2**20
+
+
+class ShardSums(TypedDict):
+  """SHA-256 of the values of each array of a shard."""
+
+  passages: str
+  passage_ids: str
+  query_sums: NotRequired[str]
+  query_counts: NotRequired[str]
+
+
+class ShardRecord(TypedDict):
+  """Contents of `shard.json`, and a shard's entry in the manifest."""
+
+  name: Annotated[str, msgspec.Meta(pattern=r"^shard-\d{5,}$")]
+  rows: Count
+  sha256: ShardSums
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +78,7 @@ class StoreShards(ShardJob[Raw, Work, Any]):
     dtype: a key of `DTYPES`; vectors are rounded to it.
   """
 
+  schema: type = ShardRecord
   dtype: str
 
   def name_shard(self, index: int) -> str:

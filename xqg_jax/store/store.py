@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, TypedDict
 
 import numpy as np
 from jaxtyping import Float, Int32
@@ -20,12 +20,43 @@ from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import fingerprint
 from xqg_jax.io.locations import Location
 from xqg_jax.io.shard_job import tell_of_damage
+from xqg_jax.io.typed_json import Count, Positive, Versioned, check_json
 from xqg_jax.runtime.prefetch import prefetch
-from xqg_jax.store.shards import check_shard, read_array, read_checked
+from xqg_jax.store.shards import (
+  ShardRecord,
+  check_shard,
+  read_array,
+  read_checked,
+)
 
 FORMAT_VERSION = 1
 
 Group = Mapping[str, Any]
+
+
+class GroupRecord(TypedDict):
+  """What a column of the query arrays is over; null stands for all."""
+
+  language: str | None
+  rank: Count | None
+
+
+class EncoderRecord(TypedDict):
+  """The dual encoder that made the vectors, besides its configuration."""
+
+  fingerprint: str
+
+
+class StoreManifest(Versioned):
+  """Contents of a store's `manifest.json`."""
+
+  num_passages: Count
+  dim: Positive
+  dtype: Literal["float32", "bfloat16", "float16"]
+  encoder: EncoderRecord
+  groups: list[GroupRecord]
+  inputs: dict[str, Any]
+  shards: list[ShardRecord]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +119,7 @@ class EmbeddingStore:
   """
 
   path: Location
-  manifest: Mapping[str, Any]
+  manifest: StoreManifest
 
   @property
   def num_passages(self) -> int:
@@ -222,7 +253,7 @@ def open_store(path: str | os.PathLike) -> EmbeddingStore:
       a manifest whose counts of passages do not agree.
   """
   folder = Location.of(path)
-  manifest = (folder / MANIFEST_FILE).read_json()
+  manifest = (folder / MANIFEST_FILE).read_json(Versioned)
   if manifest is None and not folder.list_names():
     raise InputError("no such folder", where=folder, mend="check the path")
   if manifest is None:
@@ -238,14 +269,30 @@ def open_store(path: str | os.PathLike) -> EmbeddingStore:
       where=folder / MANIFEST_FILE,
       mend="encode again with this version",
     )
+  return EmbeddingStore(
+    folder, _check_manifest(manifest, folder / MANIFEST_FILE)
+  )
+
+
+def _check_manifest(versioned: Versioned, where: Location) -> StoreManifest:
+  """Refuses fields of other types, and counts that do not agree."""
+  manifest = check_json(versioned, StoreManifest, where=where)
   num_rows = sum(record["rows"] for record in manifest["shards"])
   if manifest["num_passages"] != num_rows:
     raise InputError(
       f"notes {manifest['num_passages']} passages, and {num_rows} in shards",
-      where=folder / MANIFEST_FILE,
+      where=where,
       mend="run the same encode command again to mend it",
     )
-  return EmbeddingStore(folder, manifest)
+  needed = {"query_sums", "query_counts"} if manifest["groups"] else set()
+  for record in manifest["shards"]:
+    if missing := needed - set(record["sha256"]):
+      raise InputError(
+        f"notes groups of queries, but no {min(missing)} in {record['name']}",
+        where=where,
+        mend="run the same encode command again to mend it",
+      )
+  return manifest
 
 
 def open_sound_store(path: str | os.PathLike) -> EmbeddingStore | None:

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import tokenizers
@@ -186,12 +186,33 @@ def _convert_tokenizer(folder: Path) -> Tokenizer:
   return Tokenizer(backend, roles)
 
 
+class AddedToken(TypedDict):
+  """A special token with how it is matched."""
+
+  content: str
+
+
+_Token = str | AddedToken | None
+
+
+class SpecialTokens(TypedDict, total=False):
+  """What is read of the two files in which models name special tokens."""
+
+  bos_token: _Token
+  eos_token: _Token
+  unk_token: _Token
+  sep_token: _Token
+  pad_token: _Token
+  cls_token: _Token
+  mask_token: _Token
+
+
 def _read_special_tokens(folder: Path) -> dict[str, str]:
   """Token by role, from the two files in which models name them."""
   found = {}
   for name in ("special_tokens_map.json", SETTINGS_FILE):
     if (folder / name).exists():
-      values = read_json(folder / name)
+      values = read_json(folder / name, SpecialTokens)
       found |= {
         role: _content(values[role]) for role in _ROLES if values.get(role)
       }

@@ -352,4 +352,4 @@ def read_pending_metrics(
 ) -> list[dict[str, float]]:
   """The metrics that the checkpoint of a step keeps for the row to come."""
   path = step_folder(model_dir, step) / METRICS_FILE
-  return read_json(path) if path.is_file() else []
+  return read_json(path, list[dict[str, float]]) if path.is_file() else []

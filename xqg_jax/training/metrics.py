@@ -7,7 +7,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, write_text
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import Count, decode_json
 from xqg_jax.training.checkpoints import StepMetrics
 
 _PREFIX = "events.out.tfevents."
@@ -83,6 +84,14 @@ def _read_events(tf: Any, path: Path) -> Iterator[Any]:
 
 
 METRICS_FILE = "metrics.jsonl"
+
+
+class MetricsRow(TypedDict):
+  """A row of `metrics.jsonl`; besides the step it has what was measured."""
+
+  step: Count
+
+
 EVENTS_FOLDER = "tensorboard"
 # Steps that the host may be ahead of the devices: enough to keep them busy,
 # few enough to stop soon and to keep the batches of all of them.
@@ -284,4 +293,7 @@ def _read_rows(path: Path) -> list[dict[str, float]]:
     return []
   text = path.read_text(encoding="utf-8")
   whole = text[: text.rfind("\n") + 1]
-  return [json.loads(line) for line in whole.splitlines()]
+  return [
+    decode_json(line, MetricsRow, where=f"{path}:{number}")
+    for number, line in enumerate(whole.splitlines(), start=1)
+  ]

@@ -3,7 +3,7 @@
 import io
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 from tqdm.auto import tqdm
 
@@ -14,6 +14,7 @@ from xqg_jax.data.training_pairs import TrainingPair, write_training_pairs
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import claim_output_dir
 from xqg_jax.io.files import atomic_path, read_json, sha256_file, write_json
+from xqg_jax.io.typed_json import Count
 from xqg_jax.xor_mini.draws import Draws, Permutation
 from xqg_jax.xor_mini.entities import Entities, Entity
 
@@ -102,12 +103,21 @@ def make_xor_mini(
   )
   manifest_file = folder / "manifest.json"
   if manifest_file.exists():
-    return read_json(manifest_file)
+    return read_json(manifest_file, _Manifest)
   for name, write in _list_files(collection).items():
     _write_once(folder / name, write)
   manifest = _make_manifest(folder, collection)
   write_json(manifest_file, manifest)
   return manifest
+
+
+class _Manifest(TypedDict):
+  """Contents of `manifest.json`, besides the arguments."""
+
+  num_train_entities: Count
+  num_dev_entities: Count
+  num_dev_questions: Count
+  sha256: dict[str, str]
 
 
 class Collection:

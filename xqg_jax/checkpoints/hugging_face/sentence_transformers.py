@@ -8,7 +8,7 @@ in all that know `max_seq_length`, from 6 on also with two lengths.
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from xqg_jax.checkpoints.hugging_face.tensors import (
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_json, write_json
 from xqg_jax.io.paths import to_path
+from xqg_jax.io.typed_json import Count, Positive
 from xqg_jax.models.dual_encoder.config import (
   DualEncoderConfig,
   ProjectionConfig,
@@ -41,6 +42,76 @@ _ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh"}
 _VECTORS = "sentence_embedding"
 
 
+# ----------------------------------------------------------------------- files
+
+
+class ModuleRecord(TypedDict):
+  """An entry of `modules.json`."""
+
+  type: str
+  path: NotRequired[str]
+
+
+class PoolingFile(TypedDict, total=False):
+  """What is read of a Pooling's `config.json`, in its two forms."""
+
+  pooling_mode: str | None
+  include_prompt: bool | None
+
+
+class PromptsFile(TypedDict, total=False):
+  """What is read of `config_sentence_transformers.json`."""
+
+  prompts: dict[str, str | None] | None
+  truncate_dim: Count | None
+
+
+class TransformerFile(TypedDict, total=False):
+  """What is read of `sentence_bert_config.json`."""
+
+  max_seq_length: Count | None
+  query_length: Count | None
+  document_length: Count | None
+  do_lower_case: bool | None
+
+
+class TokenizerSettings(TypedDict, total=False):
+  """What is read of `tokenizer_config.json`."""
+
+  # 10**30, written with all its digits, where nothing limits a text.
+  model_max_length: int | float | None
+
+
+class NormalizerRecord(TypedDict, total=False):
+  """A normalizer of `tokenizer.json`, or a part of one."""
+
+  type: str | None
+  lowercase: bool | None
+
+
+class NormalizersRecord(NormalizerRecord, total=False):
+  """A normalizer that may have parts."""
+
+  normalizers: list[NormalizerRecord]
+
+
+class TokenizerFile(TypedDict, total=False):
+  """What is read of `tokenizer.json` here; tokenizers checks the rest."""
+
+  normalizer: NormalizersRecord | None
+
+
+class DenseFile(TypedDict):
+  """What is read of a Dense's `config.json`."""
+
+  out_features: Positive
+  bias: NotRequired[bool]
+  activation_function: NotRequired[str]
+  use_residual: NotRequired[bool | None]
+  module_input_name: NotRequired[str | None]
+  module_output_name: NotRequired[str | None]
+
+
 # ------------------------------------------------------------------------ read
 
 
@@ -51,7 +122,7 @@ def _read_modules(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     return {}
   kinds = [
     (module["type"].rsplit(".", 1)[-1], folder / module.get("path", ""))
-    for module in read_json(path)
+    for module in read_json(path, list[ModuleRecord])
   ]
   names = [kind for kind, _ in kinds]
   is_known = names == [kind for kind in _KINDS if kind in names]
@@ -79,7 +150,9 @@ def find_transformer(folder: pathlib.Path) -> pathlib.Path:
 
 def _check_whole(path: pathlib.Path) -> None:
   """Refuses vectors that are cut, which other settings would not show."""
-  dim = read_json(path).get("truncate_dim") if path.exists() else None
+  if not path.exists():
+    return
+  dim = read_json(path, PromptsFile).get("truncate_dim")
   if dim is not None:
     raise InputError(
       f"truncate_dim is {dim}, but vectors here are never cut",
@@ -119,7 +192,7 @@ def read_pooling(
 
 
 def _read_mode(path: pathlib.Path, prefixes: Mapping[str, str]) -> str:
-  values = read_json(path)
+  values = read_json(path, PoolingFile)
   chosen = [
     name
     for name, value in values.items()
@@ -143,7 +216,9 @@ def _read_mode(path: pathlib.Path, prefixes: Mapping[str, str]) -> str:
 
 
 def _read_prefixes(path: pathlib.Path) -> dict[str, str]:
-  prompts = (read_json(path).get("prompts") or {}) if path.exists() else {}
+  prompts = (
+    (read_json(path, PromptsFile).get("prompts") or {}) if path.exists() else {}
+  )
   names = ("document", "passage", "corpus")
   passage = next((prompts[name] for name in names if prompts.get(name)), "")
   return {
@@ -157,7 +232,7 @@ def _read_lengths(
 ) -> dict[str, int]:
   """Tokens kept of a text: as stated, within what the transformer takes."""
   path = folder / TRANSFORMER_FILE
-  values = read_json(path) if path.exists() else {}
+  values = read_json(path, TransformerFile) if path.exists() else {}
   if values.get("do_lower_case") and not _lowers_case(folder):
     raise InputError(
       "do_lower_case is true, but the tokenizer keeps capitals",
@@ -165,7 +240,9 @@ def _read_lengths(
       mend=f"put a Lowercase normalizer into {TOKENIZER_FILE}",
     )
   settings = folder / SETTINGS_FILE
-  tokenizer = read_json(settings) if settings.exists() else {}
+  tokenizer = (
+    read_json(settings, TokenizerSettings) if settings.exists() else {}
+  )
   length = values.get("max_seq_length") or tokenizer.get("model_max_length")
   lengths = {
     "query_length": values.get("query_length") or length,
@@ -181,7 +258,7 @@ def _lowers_case(folder: pathlib.Path) -> bool:
   path = folder / TOKENIZER_FILE
   if not path.exists():
     return False
-  normalizer = read_json(path).get("normalizer") or {}
+  normalizer = read_json(path, TokenizerFile).get("normalizer") or {}
   parts = [normalizer, *normalizer.get("normalizers", ())]
   return any(
     part.get("type") == "Lowercase" or part.get("lowercase") is True
@@ -201,7 +278,7 @@ def read_projection_config(
   if "Dense" not in modules:
     return None
   path = modules["Dense"] / MODULE_FILE
-  values = read_json(path)
+  values = read_json(path, DenseFile)
   activation = values.get("activation_function", "torch.nn.Tanh")
   # Such as torch.nn.modules.activation.Tanh.
   package, _, name = activation.rpartition(".")

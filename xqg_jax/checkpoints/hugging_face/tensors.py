@@ -9,6 +9,7 @@ import math
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
+from typing import TypedDict
 
 import ml_dtypes
 import numpy as np
@@ -16,6 +17,7 @@ import numpy as np
 from xqg_jax.checkpoints.hugging_face.flax_msgpack import map_arrays
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, read_json
+from xqg_jax.io.typed_json import PathText
 
 SAFETENSORS_FILE = "model.safetensors"
 MSGPACK_FILE = "flax_model.msgpack"
@@ -122,10 +124,16 @@ def _reader_of(path: pathlib.Path) -> Callable[[pathlib.Path], dict]:
   return _read_msgpack if path.suffix == ".msgpack" else _read_torch
 
 
+class WeightIndex(TypedDict):
+  """Contents of an index of weights: which file has which tensor."""
+
+  weight_map: dict[str, PathText]
+
+
 def _read_shards(index: pathlib.Path) -> dict:
   """Joins the files of an index, each tensor from the file it names."""
   readers, files = {}, {}
-  weight_map = read_json(index).get("weight_map", {})
+  weight_map = read_json(index, WeightIndex)["weight_map"]
   for name, file in weight_map.items():
     if file not in files:
       path = index.parent / file

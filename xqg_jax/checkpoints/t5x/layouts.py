@@ -10,9 +10,8 @@
 """
 
 import dataclasses
-import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import flax.serialization
 import numpy as np
@@ -22,6 +21,7 @@ from jaxtyping import Float
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.locations import CONTEXT, Location
+from xqg_jax.io.typed_json import decode_json
 
 CLASSIC_FILE = "checkpoint"
 ORBAX_ITEM = "state"
@@ -235,20 +235,42 @@ def _zarr_spec(kvstore: dict[str, Any], driver: str = "zarr") -> dict[str, Any]:
   }
 
 
+class OrbaxKey(TypedDict):
+  """A step on the path of an array."""
+
+  key: str
+
+
+class OrbaxValue(TypedDict):
+  """What a leaf is."""
+
+  value_type: str
+
+
+class OrbaxEntry(TypedDict):
+  """A leaf of the tree."""
+
+  key_metadata: list[OrbaxKey]
+  value_metadata: OrbaxValue
+
+
+class OrbaxMetadata(TypedDict):
+  """What is read of Orbax's `_METADATA`."""
+
+  tree_metadata: dict[str, OrbaxEntry]
+  use_zarr3: NotRequired[bool | None]
+  use_ocdbt: NotRequired[bool | None]
+
+
 def _read_orbax(item: Location, content: bytes) -> dict[str, dict[str, Any]]:
-  try:
-    metadata = json.loads(content)
-    paths = [
-      [part["key"] for part in entry["key_metadata"]]
-      for entry in metadata["tree_metadata"].values()
-      if entry["value_metadata"]["value_type"] not in ("None", "Dict")
-    ]
-  except (ValueError, KeyError, TypeError) as error:
-    raise InputError(
-      f"damaged ({type(error).__name__}: {error})",
-      where=item / ORBAX_FILE,
-      mend=_MEND,
-    ) from None
+  metadata = decode_json(
+    content, OrbaxMetadata, where=item / ORBAX_FILE, mend=_MEND
+  )
+  paths = [
+    [part["key"] for part in entry["key_metadata"]]
+    for entry in metadata["tree_metadata"].values()
+    if entry["value_metadata"]["value_type"] not in ("None", "Dict")
+  ]
   driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
   stores = {}
   for path in paths:

@@ -23,7 +23,14 @@ from xqg_jax.datasets.reading.source_files import (
 from xqg_jax.io.claims import lock_folder
 from xqg_jax.io.files import read_json, write_json
 from xqg_jax.io.locations import Location
-from xqg_jax.io.shard_job import Record, ShardJob, cut_stream, run_shards
+from xqg_jax.io.shard_job import (
+  FileRecord,
+  Record,
+  ShardJob,
+  cut_stream,
+  run_shards,
+)
+from xqg_jax.io.typed_json import Count
 
 Example = dict[str, Any]
 
@@ -156,7 +163,9 @@ class StreamedBuilder(
     with lock_folder(home):
       _remove_leftovers(home, but=target)
       sums_file = home / SOURCES_FILE
-      recorded = read_json(sums_file) if sums_file.exists() else {}
+      recorded = (
+        read_json(sums_file, dict[str, str]) if sums_file.exists() else {}
+      )
       paths, sums = self._find_sources(dl_manager, recorded)
       work = _open_work_folder(
         Location.of(home / _WORK_FOLDER), self._fingerprint(sums)
@@ -232,6 +241,13 @@ class StreamedBuilder(
     return tfds.core.writer.ExampleWriter(file_format=self.info.file_format)
 
 
+class StreamedRecord(FileRecord):
+  """Of a shard of a split: how much is in it."""
+
+  rows: Count
+  bytes: Count
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _StreamingJob(ShardJob[Iterator[Example], Any, Iterator[Example]]):
   """Writes one split; a row is read, written and forgotten."""
@@ -243,6 +259,7 @@ class _StreamingJob(ShardJob[Iterator[Example], Any, Iterator[Example]]):
   rows_per_shard: int
   writer: tfds.core.writer.ExampleWriter
   num_shards: None = None
+  schema: type = StreamedRecord
   unit: str = "rows"
   overlaps: bool = False
 
@@ -295,7 +312,7 @@ def _open_work_folder(
 ) -> Location:
   """The folder of finished shards; those of other sources are thrown away."""
   made_from = folder / "made_from.json"
-  if made_from.read_json() != fingerprint:
+  if made_from.read_json(dict[str, Any]) != fingerprint:
     folder.delete()
     made_from.write_json(fingerprint)
   return folder

@@ -20,14 +20,11 @@ from xqg_jax.evaluation.report.provenance import (
   find_folders,
   list_fingerprints,
 )
-from xqg_jax.evaluation.results import (
-  EXAMPLES_FILE,
-  Evaluation,
-)
+from xqg_jax.evaluation.results import Evaluation, read_examples
 from xqg_jax.evaluation.significance import significance_mark
 from xqg_jax.evaluation.tables import format_difference, format_p
-from xqg_jax.io.files import read_json
 from xqg_jax.io.paths import to_path
+from xqg_jax.io.typed_json import check_json
 
 METRICS_ROWS_FILE = "metrics.jsonl"
 _TEMPLATE = "report.html.jinja"
@@ -57,7 +54,7 @@ def render_page(
   Raises:
     InputError: a malformed file.
   """
-  examples = [_read_examples(evaluation) for evaluation in evaluations]
+  examples = [read_examples(evaluation) for evaluation in evaluations]
   losses = [_describe_losses(folder) for folder in model_dirs]
   queries = _collect_queries(generated_queries, examples)
   others = [*model_dirs, *filter(None, [generated_queries])]
@@ -195,11 +192,6 @@ def _choose_bars(metrics: Mapping[str, Any], measure: str) -> list[str]:
 # -------------------------------------------------------------------- examples
 
 
-def _read_examples(evaluation: Evaluation) -> dict[str, Any]:
-  path = evaluation.folder / EXAMPLES_FILE
-  return read_json(path) if path.is_file() else {}
-
-
 def _collect_queries(
   path: str | os.PathLike | None, examples: Iterable[Mapping[str, Any]]
 ) -> dict[str, dict[str, Sequence[str]]]:
@@ -260,6 +252,9 @@ def find_nearest(question: str, queries: Sequence[str]) -> str | None:
 
 def _describe_losses(folder: str | os.PathLike) -> dict[str, Any]:
   path = to_path(folder) / METRICS_ROWS_FILE
-  rows = [row for _, row in read_json_lines(path)]
-  svg = plots.plot_losses([row for row in rows if "step" in row])
+  rows = [
+    check_json(row, dict[str, float | None], where=where)
+    for where, row in read_json_lines(path)
+  ]
+  svg = plots.plot_losses([row for row in rows if row.get("step") is not None])
   return {"name": to_path(folder).name, "svg": svg}

@@ -5,8 +5,15 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from xqg_jax.evaluation.results import Evaluation
-from xqg_jax.io.claims import MANIFEST_FILE, OPERATIVE_CONFIG, RUN_FILE
+from xqg_jax.augmentation.views import ViewRecord
+from xqg_jax.evaluation.results import Evaluation, read_inputs, read_manifest
+from xqg_jax.evaluation.search_folder import SearchManifest
+from xqg_jax.io.claims import (
+  MANIFEST_FILE,
+  OPERATIVE_CONFIG,
+  RUN_FILE,
+  RunClaim,
+)
 from xqg_jax.io.files import read_json
 from xqg_jax.io.paths import Path, to_path
 
@@ -22,9 +29,8 @@ def find_folders(
   """
   folders = [evaluation.folder for evaluation in loaded]
   for evaluation in loaded:
-    inputs = read_json(evaluation.folder / MANIFEST_FILE)["inputs"]
     # Pooled evaluations were made alike: the first shows how.
-    inputs = inputs.get("evaluations", [{"inputs": inputs}])[0]["inputs"]
+    inputs = read_inputs(evaluation)[0]
     folders.append(to_path(inputs["questions"]["path"]).parent)
     for run in inputs["runs"].values():
       search = to_path(run["path"]).parent
@@ -37,19 +43,21 @@ def find_folders(
 
 def _follow(search: Path) -> list[Path]:
   """Index, view and store behind a search folder."""
-  manifest = read_json(search / MANIFEST_FILE)
+  manifest = read_json(search / MANIFEST_FILE, SearchManifest)
   found = [
-    search / manifest[key] for key in ("index", "embeddings") if key in manifest
+    search / manifest[key]
+    for key in ("index", "embeddings")
+    if manifest.get(key)
   ]
   view = found[-1] / "view.json" if found else None
   if view and view.is_file():
-    found.append(view.parent / read_json(view).get("store", "."))
+    found.append(view.parent / read_json(view, ViewRecord)["store"])
   return found
 
 
 def _describe_config(folder: Path) -> dict[str, Any] | None:
   run_file, gin_file = folder / RUN_FILE, folder / OPERATIVE_CONFIG
-  run = read_json(run_file) if run_file.is_file() else {}
+  run = read_json(run_file, RunClaim) if run_file.is_file() else {}
   has_gin = gin_file.is_file()
   if not (run or has_gin):
     return None
@@ -85,7 +93,7 @@ def list_fingerprints(
   """(where it was found, what it is of, value) of every fingerprint."""
   rows = []
   for evaluation in loaded:
-    manifest = read_json(evaluation.folder / MANIFEST_FILE)
+    manifest = read_manifest(evaluation)
     for part in ("inputs", "searches"):
       rows += [
         (evaluation.folder.name, name, value)
@@ -93,7 +101,7 @@ def list_fingerprints(
       ]
   for folder in map(to_path, others):
     if (folder / MANIFEST_FILE).is_file():
-      manifest = read_json(folder / MANIFEST_FILE)
+      manifest = read_json(folder / MANIFEST_FILE, dict[str, Any])
       rows += [(folder.name, name, value) for name, value in _walk(manifest)]
   return rows
 

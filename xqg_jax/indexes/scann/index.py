@@ -16,18 +16,20 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import IO, Any, NotRequired, TypedDict
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from xqg_jax.errors import InputError, NativeError
 from xqg_jax.indexes.index import BUILD_AGAIN
+from xqg_jax.indexes.manifest import IndexPart
 from xqg_jax.indexes.scann import worker as scann_worker
 from xqg_jax.indexes.scann.worker import read_message, write_message
 from xqg_jax.io.files import atomic_path, sha256_file, write_npy
 from xqg_jax.io.locations import cannot_write
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import PathText, Positive, refuse_unknown
 from xqg_jax.store.vector_checks import check_queries, check_vectors
 
 # ScaNN's hashing needs 16 vectors, and a tree over so few saves nothing.
@@ -334,6 +336,30 @@ class ScannIndex:
     self.close()
 
 
+class ScannRecord(TypedDict):
+  """`ScannParameters` as files note them."""
+
+  num_leaves: Positive
+  num_leaves_to_search: Positive
+  num_reordered: Positive
+  dimensions_per_block: NotRequired[Positive]
+  anisotropic_threshold: NotRequired[float]
+  training_sample_size: NotRequired[Positive]
+
+
+class ScannShard(IndexPart):
+  """A shard with its parameters, and checksums of its assets."""
+
+  parameters: ScannRecord
+  assets: dict[PathText, str]
+
+
+class ScannParts(TypedDict):
+  """All shards of an index."""
+
+  shards: list[ScannShard]
+
+
 def load_shard(
   folder: Path, shard: Mapping[str, Any], *, dim: int
 ) -> ScannIndex:
@@ -343,6 +369,7 @@ def load_shard(
     InputError: an asset is missing, unknown, or was changed.
     ScannError: ScaNN failed or crashed.
   """
+  refuse_unknown(shard["parameters"], ScannRecord, where=folder)
   return ScannIndex.load(
     folder / shard["name"],
     checksums=shard["assets"],

@@ -15,6 +15,7 @@ from xqg_jax.indexes.scann.index import (
   ASSETS_DIR,
   MIN_VECTORS,
   ScannIndex,
+  ScannParts,
   check_assets,
   derive_parameters,
   load_shard,
@@ -33,6 +34,7 @@ class ScannShards(ShardedIndex):
   min_passages: ClassVar[int] = MIN_VECTORS
   whole_name: ClassVar[str] = ASSETS_DIR
   whole_keys: ClassVar[tuple[str, ...]] = ("parameters", "assets")
+  parts_schema: ClassVar[type] = ScannParts
 
   def _load_part(self, shard: Mapping[str, Any]) -> ScannIndex:
     return load_shard(self.path, shard, dim=self.dim)

@@ -11,7 +11,7 @@ import itertools
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import tqdm
@@ -23,6 +23,7 @@ from xqg_jax.indexes.neighbors import Neighbors, merge_neighbors, shift_rows
 from xqg_jax.indexes.scann.index import (
   ASSETS_DIR,
   ScannIndex,
+  ScannRecord,
   check_assets,
   derive_parameters,
   write_vectors,
@@ -39,6 +40,7 @@ from xqg_jax.io.shard_job import (
   open_scratch,
   run_shards,
 )
+from xqg_jax.io.typed_json import Count, PathText
 
 _SCRATCH_DIR = ".build"
 
@@ -85,6 +87,19 @@ class _Built:
   search_seconds: float
 
 
+class BuiltRecord(TypedDict):
+  """Of a built shard: parameters, times, and checksums of its files."""
+
+  name: str
+  start: Count
+  rows: Count
+  parameters: ScannRecord
+  build_seconds: float
+  search_seconds: float
+  neighbors: str
+  sha256: dict[PathText, str]
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _BuildingJob(ShardJob[_Rows, tuple[int, np.ndarray], _Built]):
   """What `build_shards` does with one shard; the view is read once."""
@@ -96,6 +111,7 @@ class _BuildingJob(ShardJob[_Rows, tuple[int, np.ndarray], _Built]):
   queries: Float[np.ndarray, "queries dim"]
   bounds: Sequence[int]
   task: str = "index"
+  schema: type = BuiltRecord
   overlaps: bool = False  # the vectors of one shard lie on disk at a time
 
   @property

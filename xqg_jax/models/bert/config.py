@@ -2,9 +2,10 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.typed_json import Count, Positive, Share, check_json
 
 # XLM-R counts positions from `pad_token_id` + 1, an heirloom of fairseq.
 _OFFSET_TYPES = ("xlm-roberta", "roberta")
@@ -16,6 +17,29 @@ ARCHITECTURES = {
   "xlm-roberta": "XLMRobertaModel",
   "roberta": "RobertaModel",
 }
+
+
+class BertFile(TypedDict, total=False):
+  """What is read of the `config.json` of a BERT; null stands for absent."""
+
+  vocab_size: Positive | None
+  hidden_size: Positive | None
+  num_hidden_layers: Positive | None
+  num_attention_heads: Positive | None
+  intermediate_size: Positive | None
+  max_position_embeddings: Positive | None
+  type_vocab_size: Positive | None
+  layer_norm_eps: float | None
+  hidden_dropout_prob: Share | None
+  attention_probs_dropout_prob: Share | None
+  initializer_range: float | None
+  pad_token_id: Count | None
+  model_type: str | None
+  hidden_act: str | None
+  position_embedding_type: str | None
+  is_decoder: bool | None
+  add_cross_attention: bool | None
+  projection_dim: Count | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -60,6 +84,7 @@ class BertConfig:
     """
     if values.get("model_type") == DPR_TYPE:
       values = {**values, "model_type": "bert"}
+    check_json(values, BertFile, where=where)
     _check_architecture(values, where)
     names = [field.name for field in dataclasses.fields(cls)]
     known = {k: values[k] for k in names if values.get(k) is not None}

@@ -2,11 +2,32 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.typed_json import Positive, Share, check_json
 
 DTYPES = ("float32", "bfloat16")
+
+
+class T5File(TypedDict, total=False):
+  """What is read of the `config.json` of a T5; null stands for absent."""
+
+  model_type: str | None
+  feed_forward_proj: str | None
+  vocab_size: Positive | None
+  d_model: Positive | None
+  num_heads: Positive | None
+  d_kv: Positive | None
+  d_ff: Positive | None
+  num_layers: Positive | None
+  num_decoder_layers: Positive | None
+  relative_attention_num_buckets: Positive | None
+  relative_attention_max_distance: Positive | None
+  dropout_rate: Share | None
+  layer_norm_epsilon: float | None
+  tie_word_embeddings: bool | None
+  scale_decoder_outputs: bool | None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -82,6 +103,8 @@ class T5Config:
     Raises:
       InputError: another kind of model, or a field missing.
     """
+    check_json(config, T5File, where=where)
+    config = {k: v for k, v in config.items() if v is not None}
     _check_kind(config, where)
     try:
       return cls(
