@@ -9,7 +9,7 @@ import collections
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypedDict
 
 import tqdm
@@ -169,11 +169,14 @@ def read_blocks(
     scratch_dir: folder for the sorted queries if they are not in order; made
       and removed again.
   """
-  if collection.is_in_order:
+  generated_queries = collection.generated_queries
+  if collection.is_in_order or generated_queries is None:
     yield from _cut(_merge(collection), block_size)
     return
   try:
-    _sort_queries(collection, block_size, scratch_dir)
+    rows = _read_rows(collection.passages)
+    found = read_generated_queries(generated_queries)
+    _sort_queries((item for _, item in found), rows, block_size, scratch_dir)
     pairs = ((passage, {}) for passage in read_passages(collection.passages))
     for block in _cut(pairs, block_size):
       queries = _read_sorted(scratch_dir, block)
@@ -210,15 +213,17 @@ def _cut(
 
 
 def _sort_queries(
-  collection: Collection, block_size: int, scratch_dir: Path
+  items: Iterable[GeneratedQueries],
+  rows: Mapping[str, int],
+  block_size: int,
+  scratch_dir: Path,
 ) -> None:
   """Writes the generated queries to one file per block."""
   shutil.rmtree(scratch_dir, ignore_errors=True)
   scratch_dir.mkdir(parents=True)
-  rows = _read_rows(collection.passages)
   waiting: dict[int, list[tuple[int, Queries]]] = collections.defaultdict(list)
   num_waiting = 0
-  for _, item in read_generated_queries(collection.generated_queries):
+  for item in items:
     block, row = divmod(rows[item.passage_id], block_size)
     waiting[block].append((row, item.queries))
     num_waiting += sum(map(len, item.queries.values()))

@@ -61,8 +61,8 @@ def read_rows(
   order = [names.index(n) if n in names else None for n in HEADER]
   for where, fields in rows:
     _check_width(fields, names, where)
-    row = ("" if i is None else fields[i] for i in order)
-    yield where, tuple(row)
+    id_, text, title = ("" if i is None else fields[i] for i in order)
+    yield where, (id_, text, title)
 
 
 def _read_header(fields: Sequence[str], where: str) -> list[str] | None:
@@ -71,9 +71,9 @@ def _read_header(fields: Sequence[str], where: str) -> list[str] | None:
   names = [_COLUMN_OF.get(name) for name in given]
   if len(fields) < 2 or "id" not in names:
     return None
-  is_known = None not in names and len(set(names)) == len(names)
-  if is_known and "text" in names:
-    return names
+  known = [name for name in names if name is not None]
+  if len(set(known)) == len(names) and "text" in known:
+    return known
   # Other columns beside an id: a passage whose id is `docid` is unlikely.
   if names[0] == "id" and all(n.isidentifier() for n in given):
     raise InputError(

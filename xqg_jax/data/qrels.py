@@ -1,5 +1,6 @@
 """Qrels: relevance judgements of TREC's form, or lists of ids in JSON lines."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,7 @@ Qrels = dict[str, dict[str, int]]
 _RELEVANCE = re.compile("[+-]?[0-9]{1,9}")
 
 
-def read_qrels(path: str | Path, *, field: str | None = None) -> Qrels:
+def read_qrels(path: str | os.PathLike, *, field: str | None = None) -> Qrels:
   """Reads relevance judgements.
 
   TREC qrels have four columns: question id, iteration, passage id, relevance.
@@ -51,7 +52,7 @@ def read_qrels(path: str | Path, *, field: str | None = None) -> Qrels:
 
 
 def _parse_trec_qrels(
-  path: str | Path,
+  path: str | os.PathLike,
 ) -> Iterator[tuple[str, str, str, int]]:
   for where, line in read_lines(path):
     columns = split_columns(line)
@@ -68,7 +69,7 @@ def _parse_trec_qrels(
 
 
 def _parse_json_qrels(
-  path: str | Path, field: str | None
+  path: str | os.PathLike, field: str | None
 ) -> Iterator[tuple[str, str, str, int]]:
   if field is None:
     raise InputError(

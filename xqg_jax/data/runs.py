@@ -148,7 +148,7 @@ def make_run(
   """
   return {
     question_id: {
-      passage_ids[row]: float(str(score))
+      passage_ids[int(row)]: float(str(score))
       for score, row in zip(question_scores, question_rows, strict=True)
       if row >= 0
     }

@@ -5,7 +5,7 @@ import io
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from xqg_jax.data.json_lines import (
   check_text,
@@ -89,14 +89,18 @@ def _read_scores(
   if all(score is None for score in scores):
     return ()
   for score in scores:
-    is_number = isinstance(score, int | float) and math.isfinite(score)
-    if not is_number or isinstance(score, bool):
+    if not _is_number(score):
       raise InputError(
         f"a passage's teacher_score is {score!r}",
         where=where,
         mend="give every passage of a row a finite number, or none of them",
       )
-  return tuple(map(float, scores))
+  return tuple(float(score) for score in scores if _is_number(score))
+
+
+def _is_number(score: Any) -> TypeGuard[int | float]:
+  is_number = isinstance(score, int | float) and not isinstance(score, bool)
+  return is_number and math.isfinite(score)
 
 
 def write_training_pairs(

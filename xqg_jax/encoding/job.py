@@ -86,7 +86,7 @@ class EncodingJob(StoreShards[Block, _Shard]):
   folder: Location
   embedder: Embedder
   collection: Collection
-  groups: list[Group]
+  groups: Sequence[Group]
   shard_size: int
   dtype: str
   row_lengths: Sequence[int] | None

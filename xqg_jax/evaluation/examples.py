@@ -77,8 +77,9 @@ def _pick(differences: np.ndarray, languages: Sequence[str]) -> list[int]:
   turns: dict[str, int] = {}
   ranked = []
   for row in order[differences[order] > 0].tolist():
-    turn = turns[languages[row]] = turns.get(languages[row], 0) + 1
-    ranked.append((turn, row))
+    language = languages[int(row)]
+    turns[language] = turns.get(language, 0) + 1
+    ranked.append((turns[language], row))
   # Sorting by turn alone keeps the order by difference within a turn.
   return [row for _, row in sorted(ranked, key=lambda r: r[0])][:NUM_EXAMPLES]
 

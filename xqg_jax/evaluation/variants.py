@@ -14,7 +14,7 @@ from typing import Any
 from xqg_jax.augmentation.centering import (
   Centering,
 )
-from xqg_jax.augmentation.settings import Augmentation
+from xqg_jax.augmentation.settings import Augmentation, Reduction
 from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.data.passages import Passage, read_passages
 from xqg_jax.data.predictions import read_predictions
@@ -140,8 +140,8 @@ def _open_embeddings(folder: Path, manifest: SearchManifest) -> AugmentedView:
 
 
 def plan_augmentations(
-  alphas: Sequence[float] | Mapping[str, Sequence[float]],
-  reduction: str,
+  alphas: Sequence[float] | Mapping[Reduction, Sequence[float]],
+  reduction: Reduction,
   augmentations: Mapping[str, Augmentation] | Sequence[Augmentation],
   num_queries: Sequence[int] = (),
 ) -> dict[str, Augmentation]:
@@ -156,7 +156,9 @@ def plan_augmentations(
   >>> list(plan_augmentations((0.1,), "sum", (), (1, 3)))
   ['sum 0.1 1q', 'sum 0.1 3q']
   """
-  by_reduction = alphas if isinstance(alphas, Mapping) else {reduction: alphas}
+  by_reduction: Mapping[Reduction, Sequence[float]] = (
+    alphas if isinstance(alphas, Mapping) else {reduction: alphas}
+  )
   planned = [
     Augmentation(reduction=name, alpha=alpha, num_queries=number)
     for name, values in by_reduction.items()

@@ -1,7 +1,7 @@
 """Word tokens as XOR-Retrieve's scorer splits them, by NLTK or without it."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 
 from xqg_jax.errors import InputError
 
@@ -19,7 +19,7 @@ _NO_QUOTES = str.maketrans("", "", "\"'`")
 
 
 def load_word_tokenizer(
-  name: str = "punkt", *, punkt_dir: str | Path | None = None
+  name: str = "punkt", *, punkt_dir: str | os.PathLike | None = None
 ) -> WordTokenizer:
   """Loads the word tokenizer that token budgets are counted with.
 
@@ -56,7 +56,7 @@ def check_tokenizer(name: str) -> None:
     )
 
 
-def _find_punkt(punkt_dir: str | Path | None) -> None:
+def _find_punkt(punkt_dir: str | os.PathLike | None) -> None:
   import nltk
 
   folder = None if punkt_dir is None else str(punkt_dir)

@@ -15,6 +15,8 @@ from xqg_jax.models.parameters import Params, Place
 class EncoderConfig(Protocol):
   """Sizes of a transformer; a frozen dataclass."""
 
+  __dataclass_fields__: ClassVar[dict[str, Any]]
+
   @property
   def vocab_size(self) -> int:
     """Rows of the table of token embeddings."""

@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ from xqg_jax.training.dual_encoder_model import DualEncoderModel
 from xqg_jax.training.optimizers import make_optimizer, make_schedule
 from xqg_jax.training.query_generator_model import QueryGeneratorModel
 from xqg_jax.training.state import Trainer
-from xqg_jax.training.trainable import TrainableModel
+from xqg_jax.training.trainable import TrainableModel, completed
 
 # Vectors that stay on the device while a shard is encoded: its passages and
 # their query sums (`encoding.encode`).
@@ -142,14 +142,15 @@ class Recipe:
   @property
   def row_length(self) -> int:
     """Tokens of the widest rows that `encode` packs texts into."""
-    config = self.model.encoder
+    config = completed(_as_dual_encoder(self).encoder)
     longest = max(config.query_length, config.passage_length)
     return next((n for n in (128, 512) if n >= longest), longest)
 
 
 def add_sizes(
-  model: TrainableModel, checkpoint_path: str | os.PathLike | None
-) -> TrainableModel:
+  model: DualEncoderModel | QueryGeneratorModel,
+  checkpoint_path: str | os.PathLike | None,
+) -> DualEncoderModel | QueryGeneratorModel:
   """Completes a model as `train` does, but without its checkpoint's tensors.
 
   Of the tokenizer only padding matters to a step's shapes, so that a tiny one
@@ -163,14 +164,12 @@ def add_sizes(
     InputError: no sizes, or what `complete` says of the model.
   """
   config = model.config
+  is_generator = isinstance(model, QueryGeneratorModel)
   if config is None and checkpoint_path is not None:
     path = to_path(checkpoint_path) / CONFIG_FILE
     if not path.is_file():  # a hub name, or one step in a MODEL_DIR
       path = find_folder(checkpoint_path)[0] / CONFIG_FILE
-    read = {
-      "dual_encoder": read_encoder_config,
-      "generation": T5Config.from_hf,
-    }[model.task_kind]
+    read = T5Config.from_hf if is_generator else read_encoder_config
     config = read(read_json(path, dict[str, Any]), where=path)
   if config is None:
     raise InputError(
@@ -178,13 +177,17 @@ def add_sizes(
       mend="add such as --gin_file=sizes/xlmr_base.gin, or "
       "--gin.INITIAL_CHECKPOINT_PATH=...",
     )
-  style = "t5" if isinstance(model, QueryGeneratorModel) else "bert"
+  style = "t5" if is_generator else "bert"
   stand_in = train_tokenizer(["ab"], vocab_size=8, style=style)
   model = dataclasses.replace(model, config=config, tokenizer=stand_in)
   return model.complete(None)[0]
 
 
 # -------------------------------------------------------------------- the steps
+
+
+def _as_dual_encoder(recipe: Recipe) -> DualEncoderModel:
+  return cast(DualEncoderModel, recipe.model)  # as `Recipe` has checked
 
 
 def _make_training_step(
@@ -220,8 +223,8 @@ def _make_training_step(
 def _make_encoding_step(
   recipe: Recipe, mesh: Mesh, batch_size: int
 ) -> PlannedStep:
-  model = recipe.model
-  encoder = TextEmbedder(model.module, model.encoder)
+  model = _as_dual_encoder(recipe)
+  encoder = TextEmbedder(model.module, completed(model.encoder))
   everywhere = replicated(mesh)
   length = recipe.row_length
   segments = get_num_segments(length)
@@ -256,7 +259,7 @@ def _make_generation_step(
   Slots at work finish evenly, so that each group of prompts waits for its share
   of a query's steps.
   """
-  module = recipe.model.module
+  module = cast(QueryGeneratorModel, recipe.model).module
   shapes = param_shapes(module)
   everywhere = replicated(mesh)
   params = _place(shapes, jax.tree.map(lambda _: everywhere, shapes))

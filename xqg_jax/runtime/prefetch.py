@@ -1,13 +1,13 @@
 """Prefetching: work done one item ahead, in a thread of its own."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 T = TypeVar("T")
 
 
-def prefetch(items: Iterable[T]) -> Iterator[T]:
+def prefetch(items: Iterable[T]) -> Generator[T, None, None]:
   """Yields the items while the next one is already being made.
 
   Whatever making an item raises is raised here, in its turn.

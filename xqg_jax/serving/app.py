@@ -174,7 +174,9 @@ def make_app(
   )
   _add_page(app)
   _add_error_handlers(app)
-  errors = {code: {"model": Error} for code in (400, 408, 413, 422, 503, 504)}
+  errors: dict[int | str, dict[str, Any]] = {
+    code: {"model": Error} for code in (400, 408, 413, 422, 503, 504)
+  }
 
   @app.get("/api/info", response_model=Description)
   async def info() -> JSONResponse:
@@ -228,7 +230,7 @@ def _read_page_file(name: str) -> bytes:
 
 
 def _add_error_handlers(app: fastapi.FastAPI) -> None:
-  def tell(status: int, describe: Callable[[Exception], str]) -> Callable:
+  def tell(status: int, describe: Callable[[Any], str]) -> Callable:
     async def handle(_: fastapi.Request, error: Exception) -> JSONResponse:
       headers = {"retry-after": "1"} if status == 503 else None
       return JSONResponse({"error": describe(error)}, status, headers=headers)
@@ -250,7 +252,7 @@ def _add_error_handlers(app: fastapi.FastAPI) -> None:
     app.exception_handler(kind)(tell(status, describe))
 
 
-def _describe_invalid(error: Exception) -> str:
+def _describe_invalid(error: RequestValidationError) -> str:
   """The first defect, without the input, which may be anything."""
   first = error.errors()[0]
   place = ".".join(str(part) for part in first["loc"][1:])

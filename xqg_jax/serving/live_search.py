@@ -130,6 +130,8 @@ def rank_passages(
   """
   scores = products.passage_scores
   if alpha is not None:
+    if products.query_scores is None:
+      raise ValueError("no scores of queries, which alpha weighs")
     passage_weight, query_weight = np.float32(1 - alpha), np.float32(alpha)
     scores = passage_weight * (scores - np.float32(products.mean_score))
     scores = scores + query_weight * products.query_scores
@@ -234,7 +236,7 @@ class _Vectors:
       check_vectors(block.passages, "passage", first_row=block.start)
       here = slice(block.start, block.start + len(block.passages))
       passages[here] = block.passages
-      if queries is None:
+      if queries is None or augmentation is None:
         continue
       query_sum, count = sum_groups(
         block, group_weights(view.store.groups, augmentation)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from xqg_jax.augmentation.centering import (
   Centering,
 )
-from xqg_jax.augmentation.settings import Augmentation
+from xqg_jax.augmentation.settings import Augmentation, Reduction
 from xqg_jax.data.passages import Passage, list_passage_files
 from xqg_jax.data.predictions import write_predictions
 from xqg_jax.data.questions import Question
@@ -64,8 +64,8 @@ def evaluate(
   qrels_field: str | None = None,
   token_budgets: Sequence[int] = (2000, 5000),
   measures: Sequence[str] = DEFAULT_MEASURES,
-  alphas: Sequence[float] | Mapping[str, Sequence[float]] = (),
-  reduction: Literal["sum", "mean"] = "sum",
+  alphas: Sequence[float] | Mapping[Reduction, Sequence[float]] = (),
+  reduction: Reduction = "sum",
   num_queries: Sequence[int] = (),
   augmentations: Mapping[str, Augmentation] | Sequence[Augmentation] = (),
   centers: CenterGrid = NO_GRID,

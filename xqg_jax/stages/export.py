@@ -82,12 +82,12 @@ def export(
   )
   if (folder / MANIFEST_FILE).exists():
     return folder
-  if format == "t5x":
-    _export_t5x(folder, model, checkpoint_path)
-  elif isinstance(model, QueryGenerator):
-    export_query_generator(folder, model)
-  else:
+  if not isinstance(model, QueryGenerator):
     export_dual_encoder(folder, model)
+  elif format == "t5x":
+    _export_t5x(folder, model, checkpoint_path)
+  else:
+    export_query_generator(folder, model)
   manifest = {"format": format, "fingerprint": model.fingerprint}
   write_json(folder / MANIFEST_FILE, manifest)
   return folder

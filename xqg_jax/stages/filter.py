@@ -89,7 +89,11 @@ def filter_queries(
   given = dict(locals())
   _check(given)
   collection = scan_collection(passages, generated_queries)
-  model = checkpoint_path and load_dual_encoder(checkpoint_path, config=encoder)
+  model = (
+    load_dual_encoder(checkpoint_path, config=encoder)
+    if checkpoint_path
+    else None
+  )
   centered = centering.open(
     store=None, encoder_fingerprint=model and model.fingerprint
   )

@@ -62,6 +62,8 @@ _SHARDS_DIR = ".shards"
 
 # ---------------------------------------------------------------------- stage
 
+_PairReader = Callable[[], Iterable[TrainingPair]]
+
 
 def mine_negatives(
   *,
@@ -106,20 +108,11 @@ def mine_negatives(
     ScannError: ScaNN failed or crashed.
   """
   rules = rules or NegativeRules()
-  if (train_pairs is None) == (generated_pairs is None):
-    raise InputError(
-      "give either training pairs or generated queries",
-      mend="set TRAIN_PAIRS, or add --gin_file=generated_pairs.gin",
-    )
+  source, open_source = _find_source(train_pairs, generated_pairs)
   opened = open_index(index)
   model = load_dual_encoder(checkpoint_path, config=encoder)
   check_encoder(opened, model)
   centered = open_centering(centering, opened, model)
-  source = (
-    generated_pairs.describe()
-    if train_pairs is None
-    else sha256_file(train_pairs)
-  )
   arguments = {
     "index_fingerprint": opened.fingerprint,
     "encoder_fingerprint": model.fingerprint,
@@ -137,11 +130,6 @@ def mine_negatives(
     tell_of_full_disk(to_path(output_dir)),
     claim_together(folder, stage="mine-negatives", arguments=arguments),
   ):
-    if generated_pairs is None:
-      read_pairs = functools.partial(read_training_pairs, train_pairs)
-    else:
-      collection = generated_pairs.scan()
-      read_pairs = functools.partial(generated_pairs.read_pairs, collection)
     job = _MiningJob(
       folder=folder / _SHARDS_DIR,
       index=opened,
@@ -150,7 +138,7 @@ def mine_negatives(
       rules=rules,
       k=k,
       centering=centered,
-      read_pairs=read_pairs,
+      read_pairs=open_source(),
       shard_size=shard_size,
     )
     with opened:
@@ -189,6 +177,28 @@ class MinedManifest(TypedDict):
   sha256: str
 
 
+def _find_source(
+  train_pairs: str | os.PathLike | None, generated_pairs: GeneratedPairs | None
+) -> tuple[Any, Callable[[], _PairReader]]:
+  """What describes the pairs, and what opens them.
+
+  Raises:
+    InputError: both kinds of pairs, or none.
+  """
+  if train_pairs is not None and generated_pairs is None:
+    reader = functools.partial(read_training_pairs, train_pairs)
+    return sha256_file(train_pairs), lambda: reader
+  if generated_pairs is None or train_pairs is not None:
+    raise InputError(
+      "give either training pairs or generated queries",
+      mend="set TRAIN_PAIRS, or add --gin_file=generated_pairs.gin",
+    )
+  pairs = generated_pairs
+  return pairs.describe(), lambda: functools.partial(
+    pairs.read_pairs, pairs.scan()
+  )
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class _MiningJob(ShardJob[list[TrainingPair], list[TrainingPair], "_Mined"]):
   """A call of `mine_negatives`, checked and put together."""
@@ -200,7 +210,7 @@ class _MiningJob(ShardJob[list[TrainingPair], list[TrainingPair], "_Mined"]):
   rules: NegativeRules
   k: int
   centering: Centering
-  read_pairs: Callable[[], Iterable[TrainingPair]]
+  read_pairs: _PairReader
   shard_size: int
   num_shards: None = None
   task: str = "mine negatives"

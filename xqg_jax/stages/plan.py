@@ -17,7 +17,8 @@ from xqg_jax.planning.compilation import Measured
 from xqg_jax.planning.largest_batch import Planner
 from xqg_jax.planning.steps import Recipe, add_sizes
 from xqg_jax.runtime.chips import LOCAL, Chip, Group, check_libtpu, read_group
-from xqg_jax.training.trainable import TrainableModel
+from xqg_jax.training.dual_encoder_model import DualEncoderModel
+from xqg_jax.training.query_generator_model import QueryGeneratorModel
 
 PLAN_FILE = "plan.json"
 
@@ -53,7 +54,7 @@ class Plan(TypedDict):
 def plan(
   *,
   output_dir: str | os.PathLike,
-  model: TrainableModel,
+  model: DualEncoderModel | QueryGeneratorModel,
   stage: str = "train",
   topology: str = LOCAL,
   batch_size: int | None = None,

@@ -2,7 +2,8 @@
 
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Literal
 
 from xqg_jax.data.languages import get_language
 from xqg_jax.data.training_pairs import read_training_pairs
@@ -15,7 +16,10 @@ from xqg_jax.xor_mini import make_xor_mini
 
 TOKENIZER_PAIRS = 20_000
 PROMPT_PERIOD = 4
-TOKENIZERS = {"bert_tokenizer": "bert", "t5_tokenizer": "t5"}
+TOKENIZERS: Mapping[str, Literal["bert", "t5"]] = {
+  "bert_tokenizer": "bert",
+  "t5_tokenizer": "t5",
+}
 
 
 def prepare(

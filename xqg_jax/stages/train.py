@@ -19,7 +19,11 @@ from xqg_jax.training.optimizers import make_optimizer, make_schedule
 from xqg_jax.training.query_generator_model import QueryGeneratorModel
 from xqg_jax.training.run import TrainingRun, open_start
 from xqg_jax.training.state import Trainer
-from xqg_jax.training.trainable import TrainableModel
+from xqg_jax.training.trainable import (
+  TrainableModel,
+  completed,
+  completed_tokenizer,
+)
 
 __all__ = ["DualEncoderModel", "QueryGeneratorModel", "train"]
 
@@ -147,14 +151,13 @@ def _register_tasks(
   _check_generated(model, generated_pairs, name, ending)
   if ending != tasks.GENERATED:
     _register_own_tasks(model, name, data_dir)
-  if not ending:
-    return
-  tasks.register_generated_tasks(
-    name=name,
-    pairs=generated_pairs,
-    tokenizer=model.tokenizer,
-    config=model.encoder,
-  )
+  if generated_pairs is not None and isinstance(model, DualEncoderModel):
+    tasks.register_generated_tasks(
+      name=name,
+      pairs=generated_pairs,
+      tokenizer=completed_tokenizer(model.tokenizer),
+      config=completed(model.encoder),
+    )
 
 
 def _register_own_tasks(
@@ -166,9 +169,9 @@ def _register_own_tasks(
   settings = model.task_settings()
   is_shipped = tasks.register_tasks_of(
     name,
-    tokenizer=model.tokenizer,
+    tokenizer=completed_tokenizer(model.tokenizer),
     encoder_config=settings.get("encoder_config"),
-    tfds_data_dir=data_dir and str(data_dir),
+    tfds_data_dir=str(data_dir) if data_dir else None,
     language_in=settings.get("language_in", "prompt"),
   )
   if is_shipped or data_dir is None:

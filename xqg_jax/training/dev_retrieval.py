@@ -33,6 +33,7 @@ from xqg_jax.models.dual_encoder.text_embedder import TextEmbedder
 from xqg_jax.models.encoder_families import make_encoder
 from xqg_jax.runtime.prefetch import prefetch
 from xqg_jax.training.dual_encoder_model import DualEncoderModel
+from xqg_jax.training.trainable import completed, completed_tokenizer
 
 TokenLists = Sequence[Int32[np.ndarray, " _"]]
 
@@ -74,17 +75,17 @@ class DevRetrieval:
     self._passages = {p.passage_id: p for p in read_passages(passages)}
     self._passage_ids = list(self._passages)
     self._mesh = mesh
-    self._config = config = model.encoder
-    self._tokenizer = model.tokenizer
+    self._config = config = completed(model.encoder)
+    self._tokenizer = tokenizer = completed_tokenizer(model.tokenizer)
     # In float32, as the stages load it.
-    embedder = TextEmbedder(make_encoder(model.config), config)
+    embedder = TextEmbedder(make_encoder(completed(model.config)), config)
     self._program = ProgramKey(embedder, mesh)
     self._tokens: dict[Side, TokenLists] = {
-      "query": model.tokenizer.encode_batch(
+      "query": tokenizer.encode_batch(
         [config.format_query(q.question) for q in self._inputs.questions],
         max_length=config.query_length,
       ),
-      "passage": model.tokenizer.encode_batch(
+      "passage": tokenizer.encode_batch(
         [config.format_passage(p) for p in self._passages.values()],
         max_length=config.passage_length,
       ),

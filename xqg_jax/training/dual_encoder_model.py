@@ -53,6 +53,8 @@ from xqg_jax.training.trainable import (
   check_vocabulary_size,
   complete_config,
   complete_tokenizer,
+  completed,
+  completed_tokenizer,
 )
 
 # Task feature -> the padded batch's name of it.
@@ -118,13 +120,11 @@ class DualEncoderModel:
       encoder = _add_structure(encoder, found.config)
     tokenizer = complete_tokenizer(self.tokenizer, found and found.tokenizer)
     check_vocabulary_size(tokenizer, config.vocab_size)
+    config = with_dropout(config, self.dropout_rate)
+    make_encoder(config, self.dtype)  # refuses a dtype that overflows
     model = dataclasses.replace(
-      self,
-      config=with_dropout(config, self.dropout_rate),
-      encoder=encoder,
-      tokenizer=tokenizer,
+      self, config=config, encoder=encoder, tokenizer=tokenizer
     )
-    make_encoder(model.config, self.dtype)  # refuses a dtype that overflows
     return model, found and _add_params(found, encoder)
 
   def _load(self, checkpoint_path: Path) -> DualEncoder:
@@ -134,15 +134,27 @@ class DualEncoderModel:
     )
     return load_dual_encoder(checkpoint_path, config=config)
 
+  @property
+  def _sizes(self) -> EncoderConfig:
+    return completed(self.config)
+
+  @property
+  def _encoder(self) -> DualEncoderConfig:
+    return completed(self.encoder)
+
+  @property
+  def _tokenizer(self) -> Tokenizer:
+    return completed_tokenizer(self.tokenizer)
+
   @functools.cached_property
   def module(self) -> nn.Module:
     """The transformer."""
-    return make_encoder(self.config, self.dtype)
+    return make_encoder(self._sizes, self.dtype)
 
   @functools.cached_property
   def network(self) -> nn.Module:
     """The transformer of each side, with pooling and projection."""
-    return make_network(self.module, self.encoder)
+    return make_network(self.module, self._encoder)
 
   def init(self, rng: Array) -> Params:
     """See `TrainableModel`."""
@@ -178,7 +190,7 @@ class DualEncoderModel:
     rows = self._find_rows(batch, side)
     is_packed = f"{side}_slots" in batch
     length = rows.tokens.shape[1]
-    embedder = TextEmbedder(self.module, self.encoder)
+    embedder = TextEmbedder(self.module, self._encoder)
 
     def embed(rows: TextRows, key: Array | None) -> Array:
       return embedder.embed(
@@ -209,30 +221,31 @@ class DualEncoderModel:
       negatives = batch["negative_passage_tokens"]
       tokens = jnp.concatenate([tokens[:, None], negatives], axis=1)
       tokens = tokens.reshape(-1, tokens.shape[-1])
-    return make_padded_rows(tokens, self.tokenizer.pad_id)
+    return make_padded_rows(tokens, self._tokenizer.pad_id)
 
   def get_feature_lengths(self, lengths: Mapping[str, int] | None) -> Lengths:
     """The lengths given, else the encoder's; adds that of the negatives."""
     defaults = {
-      "query": self.encoder.query_length,
-      "passage": self.encoder.passage_length,
+      "query": self._encoder.query_length,
+      "passage": self._encoder.passage_length,
     }
-    lengths = check_lengths(lengths, defaults)
+    given = check_lengths(lengths, defaults)
     group = 1 + self.num_negatives
-    lengths |= {
-      "negative_passages": (self.num_negatives, lengths["passage"]),
+    known: dict[str, int | tuple[int, int]] = {
+      **given,
+      "negative_passages": (self.num_negatives, given["passage"]),
       "passage_ids": (group, 2),
       "answer_ids": (MAX_ANSWERS, 2),
       "teacher_scores": group,
     }
     wanted = (*_TOKEN_FEATURES, *self.objective.batch_features)
-    return {name: lengths[name] for name in wanted}
+    return {name: known[name] for name in wanted}
 
   def task_settings(self) -> dict[str, Any]:
     """See `TrainableModel`."""
     return {
-      "encoder_tokenizer": self.tokenizer,
-      "encoder_config": self.encoder,
+      "encoder_tokenizer": self._tokenizer,
+      "encoder_config": self._encoder,
     }
 
   def make_feature_converter(self) -> Any:
@@ -240,7 +253,7 @@ class DualEncoderModel:
     from xqg_jax.seqio_data.feature_converter import DualEncoderFeatureConverter
 
     return DualEncoderFeatureConverter(
-      self.tokenizer.pad_id, self.objective.batch_features
+      self._tokenizer.pad_id, self.objective.batch_features
     )
 
   def prepare_batch(self, batch: HostBatch, *, num_groups: int) -> HostBatch:
@@ -255,7 +268,7 @@ class DualEncoderModel:
       return batch
     return pack_batch(
       batch,
-      pad_id=self.tokenizer.pad_id,
+      pad_id=self._tokenizer.pad_id,
       row_lengths=self.row_lengths,
       num_groups=num_groups,
     )
@@ -263,7 +276,7 @@ class DualEncoderModel:
   def count_tokens(self, batch: HostBatch) -> int:
     """See `TrainableModel`."""
     tokens = [v for k, v in batch.items() if k.endswith("_tokens")]
-    return sum(int((x != self.tokenizer.pad_id).sum()) for x in tokens)
+    return sum(int((x != self._tokenizer.pad_id).sum()) for x in tokens)
 
   def batch_shapes(
     self, lengths: Lengths, batch_size: int
@@ -277,29 +290,13 @@ class DualEncoderModel:
       for feature, length in lengths.items()
     }
     if self.row_lengths is not None:
-      shapes = self._pack_shapes(shapes)
+      shapes = _pack_shapes(shapes, self.row_lengths)
     return {
       name: jax.ShapeDtypeStruct(
         shape, jnp.float32 if name == "teacher_scores" else jnp.int32
       )
       for name, shape in shapes.items()
     }
-
-  def _pack_shapes(
-    self, shapes: Mapping[str, tuple[int, ...]]
-  ) -> dict[str, tuple[int, ...]]:
-    batch_size, count, length = shapes["negative_passage_tokens"]
-    texts = {
-      "query": shapes["query_tokens"],
-      "passage": (batch_size * (1 + count), length),
-    }
-    packed = {k: v for k, v in shapes.items() if not k.endswith("_tokens")}
-    for side, shape in texts.items():
-      row_length = self.row_lengths[side]
-      rows = count_rows(shape, row_length), row_length
-      packed |= {f"{side}_{name}": rows for name in TextRows._fields}
-      packed[f"{side}_slots"] = shape[:1]
-    return packed
 
   def save_files(
     self, model_dir: Path, languages: Sequence[str] | None = None
@@ -308,24 +305,41 @@ class DualEncoderModel:
     del languages
     save_model_files(
       model_dir,
-      model_config_hf=encoder_config_to_hf(self.config),
-      tokenizer=self.tokenizer,
-      dual_encoder_config=self.encoder,
+      model_config_hf=encoder_config_to_hf(self._sizes),
+      tokenizer=self._tokenizer,
+      dual_encoder_config=self._encoder,
     )
 
   def describe(self) -> dict[str, Any]:
     """See `TrainableModel`."""
     return {
       "kind": self.task_kind,
-      "config": dataclasses.asdict(self.config),
-      "encoder": dataclasses.asdict(self.encoder),
-      "tokenizer": self.tokenizer.fingerprint,
+      "config": dataclasses.asdict(self._sizes),
+      "encoder": dataclasses.asdict(self._encoder),
+      "tokenizer": self._tokenizer.fingerprint,
       "objective": dataclasses.asdict(self.objective),
       "num_negatives": self.num_negatives,
       "row_lengths": self.row_lengths and dict(self.row_lengths),
       "rows_per_chunk": self.rows_per_chunk,
       "dtype": self.dtype,
     }
+
+
+def _pack_shapes(
+  shapes: Mapping[str, tuple[int, ...]], row_lengths: Mapping[str, int]
+) -> dict[str, tuple[int, ...]]:
+  batch_size, count, length = shapes["negative_passage_tokens"]
+  texts = {
+    "query": shapes["query_tokens"],
+    "passage": (batch_size * (1 + count), length),
+  }
+  packed = {k: v for k, v in shapes.items() if not k.endswith("_tokens")}
+  for side, shape in texts.items():
+    row_length = row_lengths[side]
+    rows = count_rows(shape, row_length), row_length
+    packed |= {f"{side}_{name}": rows for name in TextRows._fields}
+    packed[f"{side}_slots"] = shape[:1]
+  return packed
 
 
 def _check_scores(batch: HostBatch) -> None:
@@ -363,7 +377,7 @@ def _add_params(found: DualEncoder, config: DualEncoderConfig) -> Params:
     sides = [found.params[side_name(side)] for side in SIDES]
   if config.projection != found.config.projection:
     inputs = jnp.zeros((1, get_width(found.module.config)))
-    init = jax.jit(Projection(config.projection).init)
+    init = jax.jit(Projection(completed(config.projection)).init)
     sides = [
       {**side, "projection": init(jax.random.key(0), inputs)["params"]}
       for side in sides

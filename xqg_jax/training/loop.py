@@ -39,6 +39,7 @@ class DevMeasure(Protocol):
 
   def measure(self, params: Any) -> dict[str, float]:
     """Values of the row of the step."""
+    ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,7 +179,7 @@ class TrainingLoop:
   def _write_row(self, step: int, is_dev: bool) -> None:
     self._log.fetch()
     values = self._throughput.take_rates()
-    if is_dev:
+    if is_dev and self._dev is not None:
       self._throughput.stop()
       values |= self._dev.measure(self._state.params)
       self._throughput.start()

@@ -230,12 +230,14 @@ class MetricsLog:
 
   def _refuse(self, name: str, value: float) -> InputError:
     """Keeps the batch of the step looked at last; says what is wrong."""
+    if self._last is None:
+      raise ValueError("no step has been looked at")
     step = self._last.number
     ending = f"_process_{jax.process_index()}"
     ending = ending if jax.process_count() > 1 else ""
     path = self._folder / f"failed_batch_step_{step}{ending}.npz"
     with atomic_path(path) as partial, open(partial, "wb") as file:
-      np.savez(file, **self._last.batch)
+      np.savez(file, allow_pickle=False, **self._last.batch)
     return InputError(
       f"{name} is {value} at step {step}; training has stopped, the batch of "
       f"that step is kept in {path}",
@@ -267,7 +269,7 @@ class MetricsLog:
     row["learning_rate"] = float(str(rate))  # 0.01, not 0.00999999977
     row.update(more)
     self.last_row = row
-    if self._writes:
+    if self._events is not None:
       with open(self._folder / METRICS_FILE, "a", encoding="utf-8") as file:
         file.write(json.dumps(row) + "\n")
       self._events.write(step, {k: row[k] for k in row if k != "step"})

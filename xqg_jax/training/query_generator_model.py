@@ -29,6 +29,8 @@ from xqg_jax.training.trainable import (
   check_vocabulary_size,
   complete_config,
   complete_tokenizer,
+  completed,
+  completed_tokenizer,
 )
 
 # What the feature converter makes, and the task feature that it is as long as.
@@ -98,10 +100,18 @@ class QueryGeneratorModel:
     model = dataclasses.replace(self, config=config, tokenizer=tokenizer)
     return model, found and found.params
 
+  @property
+  def _sizes(self) -> T5Config:
+    return completed(self.config)
+
+  @property
+  def _tokenizer(self) -> Tokenizer:
+    return completed_tokenizer(self.tokenizer)
+
   @functools.cached_property
   def module(self) -> T5:
     """The network."""
-    return T5(self.config)
+    return T5(self._sizes)
 
   def init(self, rng: Array) -> Params:
     """See `TrainableModel`."""
@@ -115,7 +125,7 @@ class QueryGeneratorModel:
     self, params: Params, batch: Batch, rng: Array
   ) -> tuple[Float[Array, ""], Metrics]:
     """Mean cross-entropy of a target token, in nats; `accuracy` of tokens."""
-    hidden = self.module.apply(
+    hidden: Any = self.module.apply(
       {"params": params},
       batch["encoder_input_tokens"],
       batch["decoder_input_tokens"],
@@ -135,10 +145,10 @@ class QueryGeneratorModel:
     return sums.loss / weight, {"accuracy": sums.correct / weight}
 
   def _output_kernel(self, params: Params) -> Float[Array, "embed vocab"]:
-    if not self.config.logits_via_embedding:
+    if not self._sizes.logits_via_embedding:
       return params["decoder"]["logits_dense"]["kernel"]
     table = params["token_embedder"]["embedding"]
-    return table.T / jnp.sqrt(self.config.emb_dim)
+    return table.T / jnp.sqrt(self._sizes.emb_dim)
 
   def get_feature_lengths(self, lengths: Mapping[str, int] | None) -> Lengths:
     """The lengths given, else 256 for `inputs` and 32 for `targets`."""
@@ -147,7 +157,7 @@ class QueryGeneratorModel:
   def task_settings(self) -> dict[str, Any]:
     """See `TrainableModel`."""
     return {
-      "generator_tokenizer": self.tokenizer,
+      "generator_tokenizer": self._tokenizer,
       "language_in": self.language_in,
     }
 
@@ -169,7 +179,7 @@ class QueryGeneratorModel:
   @functools.cached_property
   def _starts(self) -> list[Int[np.ndarray, " length"]]:
     """The tokens of every language's name."""
-    rows = self.tokenizer.encode_batch(
+    rows = self._tokenizer.encode_batch(
       [make_decoder_start(language) for language in LANGUAGES.values()],
       max_length=64,
     )
@@ -177,7 +187,7 @@ class QueryGeneratorModel:
 
   def count_tokens(self, batch: HostBatch) -> int:
     """See `TrainableModel`."""
-    prompts = batch["encoder_input_tokens"] != self.tokenizer.pad_id
+    prompts = batch["encoder_input_tokens"] != self._tokenizer.pad_id
     return int(prompts.sum() + batch["decoder_loss_weights"].sum())
 
   def batch_shapes(
@@ -195,8 +205,8 @@ class QueryGeneratorModel:
     """See `TrainableModel`."""
     save_model_files(
       model_dir,
-      model_config_hf=self.config.to_hf(),
-      tokenizer=self.tokenizer,
+      model_config_hf=self._sizes.to_hf(),
+      tokenizer=self._tokenizer,
       generator_task={
         "language_in": self.language_in,
         "languages": languages and list(languages),
@@ -207,8 +217,8 @@ class QueryGeneratorModel:
     """See `TrainableModel`."""
     return {
       "kind": self.task_kind,
-      "config": dataclasses.asdict(self.config),
-      "tokenizer": self.tokenizer.fingerprint,
+      "config": dataclasses.asdict(self._sizes),
+      "tokenizer": self._tokenizer.fingerprint,
       "loss_chunk_length": self.loss_chunk_length,
       "language_in": self.language_in,
     }

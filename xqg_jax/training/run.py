@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import jax
 import numpy as np
@@ -33,7 +33,14 @@ from xqg_jax.training.state import (
   adopt_t5x_state,
   open_t5x_start,
 )
-from xqg_jax.training.trainable import Lengths, TrainableModel
+from xqg_jax.training.trainable import (
+  Lengths,
+  TrainableModel,
+  completed_tokenizer,
+)
+
+if TYPE_CHECKING:
+  from xqg_jax.training.dual_encoder_model import DualEncoderModel
 
 # Arguments that may change when a run goes on; the rest decides its bytes.
 _FREE_ARGUMENTS = (
@@ -136,7 +143,7 @@ class TrainingRun:
     from xqg_jax.training.dev_retrieval import DevRetrieval
 
     return DevRetrieval(
-      self.trainer.model,
+      cast("DualEncoderModel", self.trainer.model),  # as `train` has checked
       questions=self.arguments["dev_questions"],
       passages=self.arguments["dev_passages"],
       mesh=self.trainer.mesh,
@@ -221,7 +228,8 @@ def _make_batches(
   """The batches; SeqIO and TensorFlow are imported no earlier than here."""
   from xqg_jax.seqio_data.batches import check_vocabulary, make_batches
 
-  check_vocabulary(arguments["mixture_or_task_name"], model.tokenizer)
+  tokenizer = completed_tokenizer(model.tokenizer)
+  check_vocabulary(arguments["mixture_or_task_name"], tokenizer)
   return make_batches(
     feature_converter=model.make_feature_converter(),
     num_draws=model.num_draws,

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from xqg_jax.checkpoints.t5x.adafactor import restore_opt_state
 from xqg_jax.checkpoints.t5x.layouts import T5xCheckpoint
@@ -28,9 +28,12 @@ from xqg_jax.training.trainable import Batch, TrainableModel
 
 
 class TrainState(NamedTuple):
-  """What a step changes: steps done, parameters, the optimizer's moments."""
+  """What a step changes: steps done, parameters, the optimizer's moments.
 
-  step: Int[Array, ""]
+  Arrays, or in their places their shapes or shardings.
+  """
+
+  step: Any
   params: Any
   opt_state: Any
 

@@ -8,7 +8,7 @@ files that make MODEL_DIR a checkpoint which every other stage opens.
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Shaped
 from xqg_jax.errors import InputError
 from xqg_jax.text.tokenizer import Tokenizer, load_tokenizer
 
+T = TypeVar("T")
 Path = str | os.PathLike
 Params = Mapping[str, Any]
 Batch = Mapping[str, Shaped[Array, "..."]]
@@ -27,45 +28,57 @@ Lengths = Mapping[str, int | tuple[int, int]]
 
 @runtime_checkable
 class TrainableModel(Protocol):
-  """Interface of a model for the training loop.
+  """Interface of a model for the training loop."""
 
-  Attributes:
-    task_kind: ending of the names of its tasks.
-    num_draws: how many different draws of an example's texts to prepare.
-    tokenizer: the tokenizer, or its folder; None takes the checkpoint's.
-  """
+  @property
+  def task_kind(self) -> str:
+    """Ending of the names of its tasks."""
+    ...
 
-  task_kind: str
-  num_draws: int
-  tokenizer: Tokenizer | Path | None
+  @property
+  def num_draws(self) -> int:
+    """How many different draws of an example's texts to prepare."""
+    ...
+
+  @property
+  def tokenizer(self) -> Tokenizer | Path | None:
+    """The tokenizer, or its folder; None takes the checkpoint's."""
+    ...
 
   def complete(
     self, checkpoint_path: Path | None
   ) -> tuple["TrainableModel", Params | None]:
     """Fills in what was left to the checkpoint; returns its params, if any."""
+    ...
 
   def init(self, rng: Array) -> Params:
     """Random parameters."""
+    ...
 
   def param_axes(self) -> Any:
     """The logical axis names of each parameter."""
+    ...
 
   def loss(
     self, params: Params, batch: Batch, rng: Array
   ) -> tuple[Float[Array, ""], Metrics]:
     """Mean loss of a batch, with dropout by `rng`, and further metrics."""
+    ...
 
   def get_feature_lengths(self, lengths: Mapping[str, int] | None) -> Lengths:
     """Lengths of all task features, from those that the user gave."""
+    ...
 
   def task_settings(self) -> dict[str, Any]:
     """What its tasks are registered with: tokenizer and prefixes or prompts.
 
     The names are those of `tasks.register_local_tasks`.
     """
+    ...
 
   def make_feature_converter(self) -> Any:
     """The `seqio.FeatureConverter` that makes batches for `loss`."""
+    ...
 
   def prepare_batch(self, batch: HostBatch, *, num_groups: int) -> HostBatch:
     """Turns a batch of the feature converter into the input of `loss`.
@@ -75,9 +88,11 @@ class TrainableModel(Protocol):
       num_groups: groups of this process's devices that share it; the first
         axes of all arrays are multiples of it.
     """
+    ...
 
   def count_tokens(self, batch: HostBatch) -> int:
     """Tokens in a prepared batch that are not padding."""
+    ...
 
   def batch_shapes(
     self, lengths: Lengths, batch_size: int
@@ -88,6 +103,7 @@ class TrainableModel(Protocol):
       lengths: of all task features (`get_feature_lengths`).
       batch_size: examples.
     """
+    ...
 
   def save_files(
     self, model_dir: Path, languages: Sequence[str] | None = None
@@ -98,9 +114,33 @@ class TrainableModel(Protocol):
       model_dir: folder of the checkpoints.
       languages: those that a query generator is trained on; None: not known.
     """
+    ...
 
   def describe(self) -> dict[str, Any]:
     """JSON-able identity: whatever decides the bytes of a checkpoint."""
+    ...
+
+
+def completed(value: T | None) -> T:
+  """What `complete` has filled in.
+
+  Raises:
+    ValueError: it has not been called.
+  """
+  if value is None:
+    raise ValueError("the model is not complete: call `complete` first")
+  return value
+
+
+def completed_tokenizer(tokenizer: Tokenizer | Path | None) -> Tokenizer:
+  """A model's tokenizer, which `complete` has loaded.
+
+  Raises:
+    ValueError: it has not been called.
+  """
+  if not isinstance(tokenizer, Tokenizer):
+    raise ValueError("the model is not complete: call `complete` first")
+  return tokenizer
 
 
 def complete_tokenizer(

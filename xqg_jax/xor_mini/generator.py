@@ -1,6 +1,7 @@
 """Generator of an invented collection, in XOR-TyDi and DPR form."""
 
 import io
+import os
 import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypedDict, TypeVar
@@ -54,7 +55,7 @@ def iter_passages(num_passages: int, seed: int = 0) -> Iterator[Passage]:
 
 def make_xor_mini(
   *,
-  output_dir: str | pathlib.Path,
+  output_dir: str | os.PathLike,
   num_passages: int = 3000,
   seed: int = 0,
   num_train_questions: int | None = None,

@@ -170,7 +170,7 @@ def _plot_curves(
   x_label: str,
   is_log: bool,
 ) -> str | None:
-  curves: dict[str, list[tuple[float, Mapping[str, Any]]]] = {}
+  found: dict[str, dict[float, Mapping[str, Any]]] = {}
   for name, variant in metrics["variants"].items():
     augmentation = variant["augmentation"]
     if name == metrics["baseline"] or not augmentation:
@@ -178,8 +178,8 @@ def _plot_curves(
     x = x_of(augmentation)
     if x:
       entry = variant["measures"][measure]["macro"]
-      curves.setdefault(label_of(augmentation), []).append((x, entry))
-  curves = {k: dict(v) for k, v in curves.items() if len(dict(v)) > 1}
+      found.setdefault(label_of(augmentation), {})[x] = entry
+  curves = {label: points for label, points in found.items() if len(points) > 1}
   if not curves:
     return None
   base = metrics["variants"][metrics["baseline"]]["measures"][measure]
@@ -272,7 +272,8 @@ def _legend(axes: Axes, num_entries: int) -> None:
 
 
 def _draw(draw: Callable[[Axes], None], label: str) -> str:
-  with rc_context({**_STYLE, "svg.hashsalt": label}):
+  style: dict[Any, Any] = {**_STYLE, "svg.hashsalt": label}
+  with rc_context(style):
     figure = Figure(figsize=(5.2, 3.7), layout="constrained")
     draw(figure.add_subplot())
     buffer = io.StringIO()
@@ -286,7 +287,7 @@ def _to_inline(svg: str, label: str) -> str:
   """Cuts what only a file of its own needs and lets the page style the rest."""
   svg = svg[svg.index("<svg") :]
   svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-  view_box = re.search(r'viewBox="([^"]+)"', svg)[1]
+  view_box = svg.partition('viewBox="')[2].partition('"')[0]
   # The label comes from names that a user chose.
   label = re.sub(r"[<>&\"]", "", label)
   svg = re.sub(

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import flax.linen as nn
 from jaxtyping import Array, Float, Int
@@ -61,8 +61,10 @@ class TextEmbedder:
       fp32 embeddings; zeros where a row has no such text.
     """
     if not self.config.share_encoders:
+      if side is None:
+        raise ValueError("query or passage? Each has an encoder of its own")
       params = params[side_name(side)]
-    return TextEncoder(self.module, self.config).apply(
+    vectors = TextEncoder(self.module, self.config).apply(
       {"params": params},
       tokens,
       segment_ids,
@@ -71,3 +73,4 @@ class TextEmbedder:
       deterministic=dropout_rng is None,
       rngs=None if dropout_rng is None else {"dropout": dropout_rng},
     )
+    return cast(Array, vectors)  # a pair only where `mutable` is given
