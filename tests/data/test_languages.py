@@ -3,6 +3,7 @@
 import pytest
 
 from xqg_jax.data.languages import (
+  _OUR_CODE,
   LANGUAGES,
   XOR_TYDI_LANGUAGES,
   get_language,
@@ -61,9 +62,48 @@ def test_every_code_of_iso_639_1_and_any_of_three_letters():
   assert is_in_script("Maypitaq?", unknown)
   assert is_in_script("Где?", unknown)
   assert not is_in_script("1907", unknown)
-  for code in ("DE", "de-AT", "swahili", "", "x", "1ab"):
-    with pytest.raises(InputError, match="two or three small letters"):
+  for code in ("swahili", "", "x", "1ab", "und", "mul", "xx", "ru ", "-ru"):
+    with pytest.raises(InputError, match="two or three letters"):
       get_language(code)
+
+
+@pytest.mark.parametrize(
+  ("codes", "ours"),
+  [
+    (("rus", "RU", "ru-RU", "ru_RU.UTF-8", "ru-Cyrl"), "ru"),
+    (("zho", "chi", "cmn", "zh-CN", "zh_TW", "zho-Hans", "zho_Hant"), "zh"),
+    (("fas", "per", "pes", "fa-IR"), "fa"),
+    (("ara", "arb", "AR", "arb_Arab"), "ar"),
+    (("iw", "heb"), "he"),
+    (("in", "ind"), "id"),
+    (("ji", "yid"), "yi"),
+    (("jw", "jav"), "jv"),
+    (("jpn",), "ja"),
+    (("kor",), "ko"),
+    (("tel",), "te"),
+    (("fin",), "fi"),
+    (("ben",), "bn"),
+    (("eng", "en-GB"), "en"),
+    (("pt-BR", "por"), "pt"),
+    (("deu", "ger", "de-AT"), "de"),
+    (("CEB", "ceb-PH"), "ceb"),
+    (("QUY",), "quy"),
+  ],
+)
+def test_a_language_has_one_code(codes, ours):
+  for code in codes:
+    assert get_language(code) == get_language(ours)
+
+
+def test_every_language_of_two_letters_has_one_of_three():
+  by_ours = {}
+  for code, ours in _OUR_CODE.items():
+    assert code not in LANGUAGES, code
+    by_ours.setdefault(ours, []).append(code)
+  two = {code for code in LANGUAGES if len(code) == 2}
+  assert two == {c for c, others in by_ours.items() if len(others[0]) == 3} - {
+    "fil"
+  }
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,13 @@ def test_bad_generated_queries(tmp_path, row, message):
   )
 
 
+def test_queries_of_one_language_under_two_codes(tmp_path):
+  row = {"docid": "1", "generated_queries": {"ru": ["a"], "rus": ["b", "c"]}}
+  path = _write(tmp_path / "g.jsonl", json.dumps(row))
+  ((_, found),) = generated_queries.read_generated_queries(path)
+  assert found.queries == {"ru": ("a", "b", "c")}
+
+
 def test_empty_folder_of_generated_queries(tmp_path):
   assert "no .jsonl or .jsonl.gz file in the folder" in _error(
     lambda: list(generated_queries.read_generated_queries(tmp_path))

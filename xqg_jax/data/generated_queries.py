@@ -84,10 +84,12 @@ def _to_generated_queries(
       where=where,
       mend='write "generated_queries": {"ar": ["...", "..."]}',
     )
-  queries = {
-    get_language(code, where=where).code: to_strings(texts, code, where)
-    for code, texts in by_language.items()
-  }
+  queries: dict[str, tuple[str, ...]] = {}
+  for code, texts in by_language.items():
+    language = get_language(code, where=where).code
+    # A file may have `zh-Hans` and `zh-Hant`, or `ru` and `rus`.
+    more = to_strings(texts, code, where)
+    queries[language] = queries.get(language, ()) + more
   passage_id = get_id(row, "docid", where, kind="passage")
   return GeneratedQueries(passage_id, queries)
 

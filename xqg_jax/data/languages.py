@@ -1,9 +1,10 @@
 """Languages: codes, English names for the prompt, and scripts.
 
 The table holds every code of ISO 639-1, and of mT5's languages (Xue et al.
-2021, table 6) the ones that have a code of three letters only. Any other code
-of three letters (ISO 639-3) is taken, too: it is its own name in prompts, and
-any script will do.
+2021, table 6) the ones that have a code of three letters only. A language has
+one code here, whatever a file calls it: `rus`, `RU`, `ru-RU` and `ru_RU` are
+`ru`. Any other code of three letters (ISO 639-3) is taken, too: it is its own
+name in prompts, and any script will do.
 """
 
 import dataclasses
@@ -107,29 +108,77 @@ def _read_table() -> dict[str, Language]:
   return languages
 
 
+# Codes of ISO 639-2 and 639-3 of the languages above. Of two codes, such as
+# Persian's fas and per, both stand here; so do the dialects and written forms
+# that collections label as the language (arb Arabic, cmn Chinese), and codes
+# that ISO has withdrawn (iw Hebrew).
+_OTHER_CODES = """
+aa aar|ab abk|ae ave|af afr|ak aka|am amh|an arg|ar ara arb|as asm|av ava|
+ay aym|az aze azj|ba bak|be bel|bg bul|bi bis|bm bam|bn ben|bo bod tib|br bre|
+bs bos|ca cat|ce che|ch cha|co cos|cr cre|cs ces cze|cu chu|cv chv|cy cym wel|
+da dan|de deu ger|dv div|dz dzo|ee ewe|el ell gre|en eng|eo epo|es spa|
+et est ekk|eu eus baq|fa fas per pes|ff ful|fi fin|fj fij|fo fao|fr fra fre|
+fy fry|ga gle|gd gla|gl glg|gn grn|gu guj|gv glv|ha hau|he heb iw|hi hin|
+ho hmo|hr hrv|ht hat|hu hun|hy hye arm|hz her|ia ina|id ind in|ie ile|ig ibo|
+ii iii|ik ipk|io ido|is isl ice|it ita|iu iku|ja jpn|jv jav jw|ka kat geo|
+kg kon|ki kik|kj kua|kk kaz|kl kal|km khm|kn kan|ko kor|kr kau|ks kas|
+ku kur kmr|kv kom|kw cor|ky kir|la lat|lb ltz|lg lug|li lim|ln lin|lo lao|
+lt lit|lu lub|lv lav lvs|mg mlg plt|mh mah|mi mri mao|mk mkd mac|ml mal|
+mn mon khk|mr mar|ms msa may zsm|mt mlt|my mya bur|na nau|nb nob|nd nde|
+ne nep npi|ng ndo|nl nld dut|nn nno|no nor|nr nbl|nv nav|ny nya|oc oci|oj oji|
+om orm gaz|or ori ory|os oss|pa pan|pi pli|pl pol|ps pus pbt|pt por|qu que|
+rm roh|rn run|ro ron rum mo|ru rus|rw kin|sa san|sc srd|sd snd|se sme|sg sag|
+si sin|sk slk slo|sl slv|sm smo|sn sna|so som|sq sqi alb als|sr srp|ss ssw|
+st sot|su sun|sv swe|sw swa swh|ta tam|te tel|tg tgk|th tha|ti tir|tk tuk|
+tl tgl|tn tsn|to ton|tr tur|ts tso|tt tat|tw twi|ty tah|ug uig|uk ukr|ur urd|
+uz uzb uzn|ve ven|vi vie|vo vol|wa wln|wo wol|xh xho|yi yid ydd ji|yo yor|
+za zha|zh zho chi cmn|zu zul
+"""
+_NO_LANGUAGES = ("und", "mul", "mis", "zxx")
+
+
+def _read_other_codes() -> dict[str, str]:
+  """Our code by every other."""
+  ours = {}
+  for entry in "".join(_OTHER_CODES.split("\n")).split("|"):
+    code, *others = entry.split()
+    ours |= dict.fromkeys(others, code)
+  return ours
+
+
 LANGUAGES = _read_table()
-_THREE_LETTERS = re.compile("[a-z]{3}")
+_OUR_CODE = _read_other_codes()
+# A language, maybe with script, region or variant, as BCP 47 and locales
+# write them: zh-CN, pt_BR, zho-Hans, sr-Latn-RS, en_US.UTF-8.
+_TAG = re.compile(r"([A-Za-z]{2,3})([-_][A-Za-z0-9]+)*(\.[\w-]+)?")
 
 
 def get_language(code: str, *, where: object = None) -> Language:
-  """Looks a language up by its code.
+  """Looks a language up by its code, of whichever form.
 
   Raises:
     InputError: no such language.
 
   >>> get_language("te").name
   'Telugu'
+  >>> [get_language(code).code for code in ("rus", "zh-CN", "AR", "iw")]
+  ['ru', 'zh', 'ar', 'he']
   >>> get_language("quy").name
   'quy'
   """
   if code in LANGUAGES:
     return LANGUAGES[code]
-  if _THREE_LETTERS.fullmatch(code):
-    return Language(code, code, ())
+  tag = _TAG.fullmatch(code)
+  base = tag[1].lower() if tag else ""
+  base = _OUR_CODE.get(base, base)
+  if base in LANGUAGES:
+    return LANGUAGES[base]
+  if len(base) == 3 and base not in _NO_LANGUAGES:
+    return Language(base, base, ())
   raise InputError(
     f"unknown language {code!r}",
     where=where,
-    mend="use a code of ISO 639, two or three small letters, such as "
+    mend="use a code of ISO 639, two or three letters, such as "
     + ", ".join(XOR_TYDI_LANGUAGES),
   )
 

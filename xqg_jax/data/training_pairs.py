@@ -16,6 +16,7 @@ from xqg_jax.data.json_lines import (
   to_strings,
   write_json_line,
 )
+from xqg_jax.data.languages import get_language
 from xqg_jax.data.passages import Passage, from_passage, to_passage
 from xqg_jax.errors import InputError
 
@@ -71,7 +72,7 @@ def read_training_pairs(path: str | os.PathLike) -> Iterator[TrainingPair]:
     yield TrainingPair(
       query_id=get_id(row, "query_id", where, kind="query"),
       query=get_text(row, "query", where),
-      language=check_text(row.get("lang") or "", "lang", where).strip(),
+      language=_read_language(row, where),
       positives=tuple(to_passage(p, where) for p in positives),
       negatives=tuple(to_passage(p, where) for p in negatives),
       answers=to_strings(row.get("answers") or (), "answers", where),
@@ -80,6 +81,11 @@ def read_training_pairs(path: str | os.PathLike) -> Iterator[TrainingPair]:
     )
   if not count:
     raise InputError("no pairs in it", where=path, mend="check the file")
+
+
+def _read_language(row: Mapping[str, Any], where: str) -> str:
+  code = check_text(row.get("lang") or "", "lang", where).strip()
+  return get_language(code, where=where).code if code else ""
 
 
 def _read_scores(
