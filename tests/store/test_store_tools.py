@@ -90,7 +90,7 @@ def test_a_full_disk_is_one_line(folder, monkeypatch, capsys):
   monkeypatch.setattr(main, "run_stage", lambda *_, **__: fill())
   assert main.main(["store", "info", f"--gin.STORE={folder}"]) == 2
   assert capsys.readouterr().err == (
-    "xqg: error: out/x cannot be written (No space left on device); make room "
+    "xqg: error: out/x: cannot be written (No space left on device); make room "
     "and run the same command again\n"
   )
 

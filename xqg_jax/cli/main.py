@@ -6,19 +6,21 @@ calls `xqg_jax.encode` with what gin bound.
 """
 
 import argparse
-import errno
+import difflib
 import os
 import sys
 from collections.abc import Sequence
 
 from xqg_jax.cli.config import run_stage
+from xqg_jax.cli.failures import (
+  close_output,
+  describe,
+  signals_and_warnings_as_lines,
+)
 from xqg_jax.cli.help import describe_stage
 from xqg_jax.cli.process import keep_compiled_programs, keep_freed_memory
-from xqg_jax.errors import InputError, NativeError, Stopped
+from xqg_jax.errors import InputError
 from xqg_jax.stages import STAGES
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 EPILOG = """\
 Each stage begins with its own file gin_configs/stages/STAGE.gin; --gin_file
@@ -31,43 +33,35 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Runs one stage; returns the exit code (2 for bad input)."""
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   keep_freed_memory()
-  arguments = sys.argv[1:] if argv is None else list(argv)
   try:
-    args, bindings = _parse_arguments(arguments)
-    if args.help:
-      print(describe_stage(args.stage))
-      return 0
-    if args.stage in ("encode", "search", "mine-negatives"):
-      keep_compiled_programs()
-    _join_processes(args)
-    run_stage(
-      args.stage,
-      gin_files=args.gin_file,
-      gin_bindings=bindings,
-      gin_search_paths=[p for p in args.gin_search_paths.split(",") if p],
-    )
-  except InputError as error:
-    # gin appends lines of its own to exceptions that pass through it.
-    print(f"xqg: error: {str(error).splitlines()[0]}", file=sys.stderr)
-    return 2
-  except NativeError as error:
-    print(f"xqg: failed: {str(error).splitlines()[0]}", file=sys.stderr)
-    return 1
-  except Stopped as stopped:
-    print(f"xqg: {str(stopped).splitlines()[0]}", file=sys.stderr)
-  except OSError as error:
-    if error.errno not in _NO_ROOM:
+    with signals_and_warnings_as_lines():
+      _run(sys.argv[1:] if argv is None else list(argv))
+      sys.stdout.flush()
+  except BrokenPipeError:  # of `xqg ... | head`, which has read enough
+    close_output()
+  except BaseException as error:
+    told = describe(error)
+    if told is None:
       raise
-    what = f"{error.filename or 'a file'} cannot be written ({error.strerror})"
-    print(
-      f"xqg: error: {what}; make room and run the same command again",
-      file=sys.stderr,
-    )
-    return 2
-  except KeyboardInterrupt:
-    print("xqg: interrupted; the same command goes on", file=sys.stderr)
-    return 130
+    print(f"xqg: {told[0]}", file=sys.stderr)
+    return told[1]
   return 0
+
+
+def _run(arguments: Sequence[str]) -> None:
+  args, bindings = _parse_arguments(arguments)
+  if args.help:
+    print(describe_stage(args.stage))
+    return
+  if args.stage in ("encode", "search", "mine-negatives"):
+    keep_compiled_programs()
+  _join_processes(args)
+  run_stage(
+    args.stage,
+    gin_files=args.gin_file,
+    gin_bindings=bindings,
+    gin_search_paths=[p for p in args.gin_search_paths.split(",") if p],
+  )
 
 
 def _parse_arguments(
@@ -83,7 +77,7 @@ def _parse_arguments(
     add_help=False,
     allow_abbrev=False,
   )
-  parser.add_argument("stage", choices=STAGES, metavar="STAGE")
+  parser.add_argument("stage", metavar="STAGE")
   parser.add_argument(
     "-h", "--help", action="store_true", help="what a stage takes and does"
   )
@@ -112,8 +106,10 @@ def _parse_arguments(
     together.add_argument(f"--{name}", metavar=metavar, help=meaning)
   if not arguments or arguments[0] in ("-h", "--help"):
     parser.print_help()
+    sys.stdout.flush()
     raise SystemExit(0)
   args, rest = parser.parse_known_args(_join_verb(arguments))
+  _check_stage(arguments, args.stage)
   bindings = dict(_parse_binding(flag) for flag in rest)
   if args.query is not None:
     if args.stage != "search":
@@ -134,6 +130,23 @@ def _join_verb(arguments: Sequence[str]) -> list[str]:
   verb = " ".join(arguments[:2])
   is_verb = verb in STAGES and "--" not in verb
   return [verb, *arguments[2:]] if is_verb else list(arguments)
+
+
+def _check_stage(arguments: Sequence[str], stage: str) -> None:
+  """Refuses what is no stage, and the first word alone of one of two words."""
+  if stage in STAGES:
+    return
+  meant = [verb for verb in STAGES if verb.startswith(f"{stage} ")]
+  words = stage
+  if meant and len(arguments) > 1 and not arguments[1].startswith("-"):
+    words = f"{stage} {arguments[1]}"
+  if words != stage or not meant:
+    meant = difflib.get_close_matches(words, STAGES, n=1) or meant
+  choices = " or ".join(f"`xqg {verb}`" for verb in meant)
+  raise InputError(
+    f"unknown stage {words!r}",
+    mend=f"did you mean {choices}?" if meant else "see `xqg --help`",
+  )
 
 
 def _join_processes(args: argparse.Namespace) -> None:

@@ -162,7 +162,9 @@ def _read_safetensors(path: pathlib.Path) -> dict:
 
   readers = {}
   try:
-    with safe_open(path, "numpy") as header, path.open("rb") as file:
+    # Opened first: of a file that may not be read the library says wrongly
+    # that there is none.
+    with path.open("rb") as file, safe_open(path, "numpy") as header:
       # The format has no gaps between tensors, and the library checks that.
       offset = 8 + int.from_bytes(file.read(8), "little")
       for name in header.offset_keys():
@@ -179,6 +181,8 @@ def _read_safetensors(path: pathlib.Path) -> dict:
         )
         readers[name] = (path, read)
         offset += math.prod(shape) * _DTYPES[dtype].itemsize
+  except PermissionError:
+    raise
   except (SafetensorError, OSError) as error:
     raise InputError(
       f"cut off, or not a safetensors file ({error})", where=path, mend=_MEND
