@@ -63,8 +63,7 @@ def port(world, means):
   )
   with _open_live(world, means, strength=0.5) as live:
     service = SearchService(live, shown)
-    limits = {"requests_per_second": 1000.0, "burst": 10_000}
-    with _serve(service.answer_batch, service.describe(), **limits) as port:
+    with _serve(service.answer_batch, service.describe()) as port:
       yield port
 
 

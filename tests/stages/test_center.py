@@ -7,12 +7,14 @@ import pytest
 from test_searching import world  # a fixture
 
 from xqg_jax.augmentation.centering import (
+  NO_CENTERING,
   CenterSettings,
 )
 from xqg_jax.augmentation.language_means import (
   measure_means,
   read_means,
 )
+from xqg_jax.augmentation.views import open_view
 from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.cli.main import main
 from xqg_jax.data.question_bank import BANK_FILE, read_bank
@@ -21,12 +23,15 @@ from xqg_jax.data.runs import read_run
 from xqg_jax.encoding.texts import encode_texts
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.center_grid import CenterGrid
+from xqg_jax.indexes.scann.tuning import make_tuning_queries
 from xqg_jax.stages import center as center_stage
 from xqg_jax.stages.augment import augment
 from xqg_jax.stages.center import center
+from xqg_jax.stages.encode import encode
 from xqg_jax.stages.evaluate import evaluate
-from xqg_jax.stages.index import build_index
+from xqg_jax.stages.index import _read_queries, build_index
 from xqg_jax.stages.search import search
+from xqg_jax.stages.store_export import export_store
 from xqg_jax.stages.tune_alpha import tune_alpha
 from xqg_jax.store.store import open_store
 
@@ -264,6 +269,38 @@ def test_scann_and_exact_see_one_question_vector(world, means_dir):
     assert list(runs[0][question])[:5] == list(runs[1][question])[:5]
 
 
+def test_an_index_is_tuned_for_centred_questions(world, means_dir, plain):
+  settings = CenterSettings(strength=0.8, means=means_dir)
+  centred = _search(world, "centred", centering=settings)
+
+  def tune(name, **options):
+    return build_index(
+      embeddings=world.store,
+      output_dir=world.root / name,
+      k=20,
+      num_tuning_queries=6,
+      **options,
+    ).manifest
+
+  # By the questions as they were searched, or by a folder of either search.
+  by_file = tune("by_file", tuning_queries=centred / "question_embeddings.npy")
+  by_plain = tune("by_plain", tuning_queries=plain, centering=settings)
+  by_centred = tune("by_centred", tuning_queries=centred, centering=settings)
+  keys = ("parameters", "assets")
+  for found in (by_plain, by_centred):
+    assert [found[key] for key in keys] == [by_file[key] for key in keys]
+    recall = found["measured"]["index_recall"]
+    assert recall == by_file["measured"]["index_recall"]
+  # Passages moved by noise lose the mean over all.
+  view, how = open_view(world.store), {"num_queries": 12, "seed": 0}
+  opened = settings.open(store=None, encoder_fingerprint=None)
+  moved = _read_queries(None, view, opened, **how)
+  expected = make_tuning_queries(view, **how)
+  expected = expected - 0.8 * read_means(means_dir).overall
+  np.testing.assert_allclose(moved, expected, atol=1e-6)
+  assert _read_queries(None, view, NO_CENTERING, **how) is None
+
+
 @pytest.mark.parametrize(
   ("changes", "message"),
   [
@@ -416,6 +453,54 @@ def test_the_means_must_still_be_there(world, means_dir, plain):
       num_folds=2,
       output_dir=world.root / "untuned",
     )
+
+
+# ------------------------------------------------------------- other engines
+
+
+def test_the_export_says_what_to_subtract(world, means_dir, plain):
+  settings = CenterSettings(strength=0.8, means=means_dir)
+  centred = _search(world, "centred", centering=settings)
+  out = export_store(
+    store=world.store,
+    output_dir=world.root / "exported",
+    center_means=means_dir,
+  )
+  means = np.load(out / "question_means.npy")
+  text = (out / "question_means_languages.txt").read_text()
+  languages = text.splitlines()
+  assert languages == ["ar", "fi", "all"]
+  assert means.dtype == np.float32
+  # The line of numpy, with the languages of the questions: ar, ja, ru, ...
+  questions = np.load(plain / "question_embeddings.npy")
+  question = questions[0] - 0.8 * means[languages.index("ar")]
+  searched = np.load(centred / "question_embeddings.npy")
+  np.testing.assert_allclose(question, searched[0], atol=1e-6)
+  question = questions[1] - 0.8 * means[languages.index("all")]
+  np.testing.assert_allclose(question, searched[1], atol=1e-6)
+  # The exported vectors give the ranking that the search gave.
+  vectors = np.load(out / "embeddings.npy")
+  best = np.argsort(-(vectors @ searched[0]))[:5]
+  run = read_run(centred / "run.trec")
+  assert list(run["q0"])[:5] == [f"p{row}" for row in best]
+  assert "pgvector" in (out / "centering.txt").read_text()
+
+
+def test_an_export_without_means_has_none(world, tmp_path):
+  bare = world.root / "bare_store"
+  encode(
+    checkpoint_path=world.checkpoint,
+    passages=world.root / "passages.tsv",
+    output_dir=bare,
+  )
+  out = export_store(store=bare, output_dir=tmp_path / "exported")
+  assert not (out / "question_means.npy").exists()
+  other = tmp_path / "other"
+  other.mkdir()
+  center(Letters(), QUERIES).write(other)
+  with pytest.raises(InputError, match="16 dimensions, the means have 2"):
+    export_store(store=bare, output_dir=tmp_path / "no", center_means=other)
+  assert not (tmp_path / "no").exists()
 
 
 # ----------------------------------------------------------- the command line

@@ -9,16 +9,20 @@ import numpy as np
 import tqdm
 from jaxtyping import Float32
 
+from xqg_jax.augmentation.centering import open_means
+from xqg_jax.augmentation.language_means import LanguageMeans, has_means
 from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import (
   atomic_path,
   import_pyarrow,
+  write_array,
   write_json,
   write_lines,
   write_npy,
   write_rows,
+  write_text,
 )
 from xqg_jax.io.locations import cannot_write
 from xqg_jax.io.paths import Path
@@ -26,6 +30,18 @@ from xqg_jax.store.shards import IDS_FILE
 
 FORMATS = ("numpy", "parquet", "faiss")
 _BLOCK_SIZE = 65_536
+MEANS_FILE = "question_means.npy"
+LANGUAGES_FILE = "question_means_languages.txt"
+_HOW_TO_CENTER = """\
+Subtract from a question's vector CENTER (0.8, say) times the row of its
+language in question_means.npy; question_means_languages.txt has the rows'
+languages, and "all" is for a language that is not among them.
+
+numpy: question = question - 0.8 * means[languages.index("fi")]
+SQL (pgvector), $1 the question and $2 0.8 times the row of its language:
+SELECT passage_id FROM passages
+ORDER BY embedding <#> ($1::vector - $2::vector) LIMIT 10;
+"""
 # A flat index of inner products, as FAISS writes it: its name and metric, two
 # fields that it ignores, and that it needs no training.
 _FAISS_NAME, _FAISS_UNUSED, _FAISS_INNER_PRODUCT = b"IxFI", 1 << 20, 0
@@ -36,6 +52,7 @@ def export_store(
   store: str | os.PathLike,
   output_dir: str | os.PathLike,
   format: Literal["numpy", "parquet", "faiss"] = "numpy",
+  center_means: str | os.PathLike | None = None,
 ) -> Path:
   """Writes a store's or a view's vectors in float32 for other programs.
 
@@ -44,10 +61,17 @@ def export_store(
   `passage_id` and `embedding`, one a block (needs pyarrow, the extra
   `parquet`). Vectors stream through memory.
 
+  Where there are means of questions, `question_means.npy` has what a full
+  centring subtracts from a question of each language of
+  `question_means_languages.txt`, the last of them "all"; `centering.txt` says
+  how, in numpy and in SQL.
+
   Args:
     store: folder of a store or of a view.
     output_dir: folder to write; an identical call finds its work done.
     format: one of the three.
+    center_means: folder that `center` wrote, or a store with means; None: the
+      store's own means, if it has any.
 
   Returns:
     The folder.
@@ -61,15 +85,39 @@ def export_store(
       f"unknown format {format!r}", mend=f"use one of {', '.join(FORMATS)}"
     )
   view = open_view(store)
+  means = _open_means(view, center_means)
+  noted = {} if means is None else {"means_fingerprint": means.fingerprint}
   folder = claim_output_dir(
     output_dir,
     stage="store export",
-    arguments={"view_fingerprint": view.fingerprint, "format": format},
+    arguments={"view_fingerprint": view.fingerprint, "format": format, **noted},
   )
   if not (folder / MANIFEST_FILE).exists():
     with lock_folder(folder):
+      if means is not None:
+        _write_means(means, folder)
       _write(view, folder, format)
   return folder
+
+
+def _open_means(
+  view: AugmentedView, center_means: str | os.PathLike | None
+) -> LanguageMeans | None:
+  if center_means is None and not has_means(view.store.path):
+    return None
+  return open_means(
+    view.store.path if center_means is None else center_means,
+    encoder_fingerprint=view.store.encoder_fingerprint,
+    dim=view.dim,
+  )
+
+
+def _write_means(means: LanguageMeans, folder: Path) -> None:
+  languages = [*means.languages, "all"]
+  offsets = means.select([*means.languages, None]).astype(np.float32)
+  write_array(folder / MEANS_FILE, offsets)
+  write_lines(folder / LANGUAGES_FILE, languages)
+  write_text(folder / "centering.txt", _HOW_TO_CENTER)
 
 
 def _write(view: AugmentedView, folder: Path, format: str) -> None:

@@ -81,6 +81,23 @@ def read_tuning_queries(
       where=path,
       mend="give what `search` writes as question_embeddings.npy",
     )
+  return draw_tuning_queries(
+    vectors, dim=dim, num_queries=num_queries, seed=seed
+  )
+
+
+def draw_tuning_queries(
+  vectors: Float[np.ndarray, "questions query_dim"],
+  *,
+  dim: int,
+  num_queries: int,
+  seed: int,
+) -> Float[np.ndarray, "queries dim"]:
+  """Draws some question vectors.
+
+  Raises:
+    InputError: vectors of another dimension, or not finite.
+  """
   check_queries(vectors, dim=dim, k=1)
   order = np.random.default_rng(seed).permutation(len(vectors))
   return vectors[order[:num_queries]].astype(np.float32)
