@@ -15,10 +15,10 @@ from typing import Any
 from xqg_jax.data.collection import Collection, read_blocks, scan_collection
 from xqg_jax.data.generated_queries import list_shards
 from xqg_jax.data.languages import get_languages
-from xqg_jax.data.passages import Passage
+from xqg_jax.data.passages import Passage, list_passage_files
 from xqg_jax.data.training_pairs import TrainingPair
 from xqg_jax.errors import InputError
-from xqg_jax.io.files import sha256_file
+from xqg_jax.io.files import describe_files
 
 _BLOCK_SIZE = 1000
 
@@ -124,9 +124,12 @@ class GeneratedPairs:
 
   def describe(self) -> dict[str, Any]:
     """JSON-able identity of the pairs, which `share` does not change."""
-    files = [Path(self.passages), *list_shards(self.generated_queries)]
+    files = (
+      *list_passage_files(self.passages),
+      *list_shards(self.generated_queries),
+    )
     return {
-      "files": [{"name": f.name, "sha256": sha256_file(f)} for f in files],
+      "files": describe_files(files),
       "languages": self.languages,
       "num_queries": self.num_queries,
       "sample": self.sample,

@@ -37,7 +37,7 @@ from xqg_jax.indexes.kinds import (
   open_centering,
   open_index,
 )
-from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
+from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import atomic_path, check_file, sha256_file
 from xqg_jax.io.full_disk import tell_of_full_disk
 from xqg_jax.io.locations import Location
@@ -50,7 +50,7 @@ from xqg_jax.io.shard_job import (
   run_shards,
   tell_of_damage,
 )
-from xqg_jax.io.shared_claims import claim_together
+from xqg_jax.io.shared_claims import claim_in_turn, lock_together
 from xqg_jax.io.typed_json import Count
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
@@ -123,13 +123,10 @@ def mine_negatives(
     **({"centering": noted} if (noted := centered.to_json()) else {}),
   }
   folder = Location.of(output_dir)
-  claim_output_dir(folder, stage="mine-negatives", arguments=arguments)
+  claim_in_turn(folder, stage="mine-negatives", arguments=arguments)
   if (manifest := _read_sound_manifest(folder)) is not None:
     return manifest
-  with (
-    tell_of_full_disk(to_path(output_dir)),
-    claim_together(folder, stage="mine-negatives", arguments=arguments),
-  ):
+  with tell_of_full_disk(to_path(output_dir)), lock_together(folder):
     job = _MiningJob(
       folder=folder / _SHARDS_DIR,
       index=opened,

@@ -8,14 +8,12 @@ manifest.json            index, embeddings, encoder, question ids, languages,
 """
 
 import dataclasses
-import functools
 import os
 import sys
 import time
 from collections.abc import Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from jaxtyping import Float
 
@@ -42,10 +40,11 @@ from xqg_jax.indexes.kinds import (
   open_centering,
   open_index,
 )
-from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
+from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import sha256_file, write_array, write_json
 from xqg_jax.io.locations import relate_location
 from xqg_jax.io.paths import Path
+from xqg_jax.io.shared_claims import claim_in_turn, lock_together
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.runtime.processes import is_first_process, wait_for_all
@@ -90,32 +89,21 @@ def search(
   model = load_dual_encoder(checkpoint_path, config=encoder)
   check_encoder(opened, model)
   centered = open_centering(centering, opened, model)
-  claim = functools.partial(
-    claim_output_dir,
-    output_dir,
-    stage="search",
-    arguments={
-      "index_fingerprint": opened.fingerprint,
-      "questions": sha256_file(questions),
-      "encoder_fingerprint": model.fingerprint,
-      "query_length": model.config.query_length,
-      "k": k,
-      **({} if exact == EXACT else dataclasses.asdict(exact)),
-      **_describe_centering(centered, None),
-    },
-  )
-  # The folder is the first process's: the others find it claimed.
-  if is_first_process():
-    claim()
-  wait_for_all(f"claim of {output_dir}")
-  folder = claim()
+  arguments = {
+    "index_fingerprint": opened.fingerprint,
+    "questions": sha256_file(questions),
+    "encoder_fingerprint": model.fingerprint,
+    "query_length": model.config.query_length,
+    "k": k,
+    **({} if exact == EXACT else dataclasses.asdict(exact)),
+    **_describe_centering(centered, None),
+  }
+  folder = claim_in_turn(output_dir, stage="search", arguments=arguments)
   is_done = (folder / MANIFEST_FILE).exists()
-  wait_for_all(f"look at {output_dir}")
+  wait_for_all(f"look at {folder}")
   if not is_done:
-    name = ".lock" if is_first_process() else f".lock-{jax.process_index()}"
-    with lock_folder(folder, name), opened:
+    with lock_together(folder), opened:
       _write_search(folder, opened, asked, model, k, exact, centered)
-    wait_for_all(f"run of {output_dir}")
   return folder
 
 

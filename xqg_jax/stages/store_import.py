@@ -11,7 +11,7 @@ from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.data.ids import SeenIds, check_id
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import claim_output_dir, lock_folder
-from xqg_jax.io.files import sha256_file
+from xqg_jax.io.files import describe_files, sha256_file
 from xqg_jax.io.paths import Path, to_path
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.store.shards import DTYPES, ShardArrays, write_shards
@@ -66,7 +66,7 @@ def import_vectors(
   columns = (id_column, vector_column)
   read = choose_reader(files, passage_ids, columns, shard_size)
   dim = _check_parts(read(), to_path(vectors))
-  inputs = [{"name": f.name, "sha256": sha256_file(f)} for f in files]
+  inputs = describe_files(files)
   identity = {"fingerprint": "unknown", "config": None}
   if checkpoint_path is not None:
     model = load_dual_encoder(checkpoint_path, config=encoder)

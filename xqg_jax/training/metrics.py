@@ -18,6 +18,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, write_text
 from xqg_jax.io.paths import Path, to_path
 from xqg_jax.io.typed_json import Count, decode_json
+from xqg_jax.runtime.processes import is_first_process
 from xqg_jax.training.checkpoints import StepMetrics
 
 _PREFIX = "events.out.tfevents."
@@ -153,7 +154,7 @@ class MetricsLog:
     self._unseen: collections.deque[_Step] = collections.deque()
     self._last: _Step | None = None
     self._values = list(pending)
-    self._writes = jax.process_index() == 0
+    self._writes = is_first_process()
     self._drop_rows_after(start_step)
     self._events = None
     if self._writes:

@@ -5,20 +5,18 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
-import jax
 import numpy as np
 import optax
-from jax.experimental import multihost_utils
 
 from xqg_jax.checkpoints import step_folder
 from xqg_jax.checkpoints.t5x.layouts import T5xCheckpoint
 from xqg_jax.errors import Stopped
-from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
+from xqg_jax.io.claims import MANIFEST_FILE, lock_folder
 from xqg_jax.io.files import write_json
 from xqg_jax.io.paths import Path, to_path
-from xqg_jax.runtime.sharding import (
-  find_batch_part,
-)
+from xqg_jax.io.shared_claims import claim_in_turn
+from xqg_jax.runtime.processes import is_first_process, wait_for_all
+from xqg_jax.runtime.sharding import find_batch_part
 from xqg_jax.runtime.stop_request import StopRequest
 from xqg_jax.training.checkpoints import (
   CheckpointWriter,
@@ -89,20 +87,17 @@ class TrainingRun:
       k: v for k, v in self.arguments.items() if k not in _FREE_ARGUMENTS
     }
     generated = deciding["generated_pairs"]
-    for is_turn in (_is_first(), not _is_first()):
-      if is_turn:
-        claim_output_dir(
-          self.folder,
-          stage="train",
-          arguments={
-            **deciding,
-            "generated_pairs": generated
-            and {**generated.describe(), "share": generated.share},
-            "task_feature_lengths": self.lengths,
-            "model": self.trainer.model.describe(),
-          },
-        )
-      _wait_for_others("folder_is_claimed")
+    claim_in_turn(
+      self.folder,
+      stage="train",
+      arguments={
+        **deciding,
+        "generated_pairs": generated
+        and {**generated.describe(), "share": generated.share},
+        "task_feature_lengths": self.lengths,
+        "model": self.trainer.model.describe(),
+      },
+    )
 
   def go_on(self, params: Any | None, languages: Sequence[str] | None) -> None:
     """Trains from the newest checkpoint, or from `params`, to the end.
@@ -112,7 +107,7 @@ class TrainingRun:
       languages: of the task, noted beside the checkpoints.
     """
     with contextlib.ExitStack() as stack:
-      if _is_first():
+      if is_first_process():
         stack.enter_context(lock_folder(self.folder))
         self.trainer.model.save_files(self.folder, languages)
       dev = self._make_dev()
@@ -188,7 +183,7 @@ class TrainingRun:
   def _end(self, step: int, last_row: Mapping[str, float]) -> None:
     """Says that the run is finished, or that it was stopped."""
     is_finished = step == self.arguments["train_steps"]
-    if _is_first() and is_finished:
+    if is_first_process() and is_finished:
       write_json(
         self.folder / MANIFEST_FILE,
         {
@@ -197,20 +192,11 @@ class TrainingRun:
           "last_metrics": last_row,
         },
       )
-    _wait_for_others("run_has_ended")
+    wait_for_all(f"end {self.folder}")
     if not is_finished:
       raise Stopped(
         f"stopped by SIGTERM at step {step}; the same command goes on"
       )
-
-
-def _is_first() -> bool:
-  return jax.process_index() == 0
-
-
-def _wait_for_others(what: str) -> None:
-  if jax.process_count() > 1:
-    multihost_utils.sync_global_devices(what)
 
 
 def open_start(arguments: Mapping[str, Any]) -> tuple[T5xCheckpoint, int]:
