@@ -76,9 +76,9 @@ def write_random_model(folder: pathlib.Path, shape: Mapping[str, int]) -> None:
   from xqg_jax.models.parameters import init_params
   from xqg_jax.text.tokenizer_training import train_tokenizer
 
-  config = encoder.BertConfigfig(**shape)
-  params = init_params(encoder.BertEncoderder(config), jax.random.key(0))
-  tensors = encoder.params_to_hf_hf(params, config)
+  config = encoder.BertConfig(**shape)
+  params = init_params(encoder.BertEncoder(config), jax.random.key(0))
+  tensors = encoder.params_to_hf(params, config)
   write_safetensors(folder / "model.safetensors", tensors)
   words = train_tokenizer(["the old mill"], vocab_size=40, style="bert")
   save_model_files(folder, model_config_hf=config.to_hf(), tokenizer=words)
@@ -103,8 +103,12 @@ def link_inputs(
   """Links a given model and draws texts from given files."""
   from xqg_jax.text.tokenizer import load_tokenizer
 
-  for file in (*(given / "bert").iterdir(), *(given / "tok").iterdir()):
-    (folder / file.name).symlink_to(file)
+  # The model's folder may hold a tokenizer, too: that of `tok` is taken.
+  files = {
+    f.name: f for part in ("bert", "tok") for f in (given / part).iterdir()
+  }
+  for name, file in files.items():
+    (folder / name).symlink_to(file)
   tokenizer = load_tokenizer(folder)
   with (given / "queries.jsonl").open() as file:
     texts = {"query": [json.loads(line)["question"] for line in file]}
@@ -243,7 +247,7 @@ class OurSteps:
     from xqg_jax.models.bert import encoder
 
     params = self._state.params["encoder"]
-    return encoder.params_to_hf_hf(params, self._model.config)
+    return encoder.params_to_hf(params, self._model.config)
 
 
 # ------------------------------------------------------------------ processes

@@ -24,6 +24,14 @@ def test_atomic_path_leaves_nothing_when_the_block_raises(tmp_path):
   assert list((tmp_path / "sub").iterdir()) == []
 
 
+def test_files_have_the_rights_that_the_umask_leaves(tmp_path):
+  (tmp_path / "usual").touch()
+  with atomic_path(tmp_path / "narrow") as partial:
+    partial.touch(mode=0o600)
+  usual, narrow = (tmp_path / n for n in ("usual", "narrow"))
+  assert narrow.stat().st_mode == usual.stat().st_mode
+
+
 def test_atomic_path_replaces_the_old_file(tmp_path):
   target = tmp_path / "out.txt"
   write_text(target, "old")

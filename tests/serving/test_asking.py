@@ -13,7 +13,7 @@ from xqg_jax.data.passage_lookup import ShownPassage
 from xqg_jax.data.passages import Passage
 from xqg_jax.encoding.texts import encode_texts
 from xqg_jax.serving import terminal
-from xqg_jax.serving.live_search import Hit
+from xqg_jax.serving.live_search import Hit, QuestionEncoder
 from xqg_jax.serving.terminal import format_variants
 from xqg_jax.stages.augment import augment
 from xqg_jax.stages.encode import encode
@@ -74,6 +74,14 @@ def _printed(column):
   """(title, score) of lines such as ` 1. 0.9000  Town 3`."""
   words = [line.split() for line in column if line[:2].strip().isdigit()]
   return [(" ".join(line[2:]), float(line[1])) for line in words]
+
+
+def test_one_question_waits_for_no_other_length(world, capsys, monkeypatch):
+  monkeypatch.setattr(
+    QuestionEncoder, "warm_up", lambda self: pytest.fail("compiles all")
+  )
+  assert _main(world, "red river?") == 0
+  assert "Town" in capsys.readouterr().out
 
 
 def test_both_variants_stand_side_by_side(world, capsys, monkeypatch):

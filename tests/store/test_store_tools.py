@@ -14,12 +14,16 @@ from test_store import DIM, GROUPS, flip_bit, make_arrays, write_store
 
 from tests.helpers import tiny_store
 from tests.helpers.documentation import ROOT
+from tests.helpers.tiny_dual_encoder import make_encoder
 from xqg_jax.augmentation.views import open_view
 from xqg_jax.cli import main
 from xqg_jax.errors import InputError
+from xqg_jax.indexes.kinds import check_encoder, open_index
 from xqg_jax.io.claims import lock_folder
+from xqg_jax.io.files import read_json
 from xqg_jax.io.locations import Location
 from xqg_jax.stages.augment import augment
+from xqg_jax.stages.index import build_index
 from xqg_jax.stages.store_export import export_store
 from xqg_jax.stages.store_import import import_vectors
 from xqg_jax.stages.store_info import describe_store
@@ -105,6 +109,25 @@ def test_numpy(folder, tmp_path):
   np.testing.assert_array_equal(vectors, read_all(folder))
   ids = (out / "passage_ids.txt").read_text().splitlines()
   assert ids == store.open_store(folder).passage_ids
+
+
+def test_an_export_says_its_metric_and_can_be_of_unit_length(folder, tmp_path):
+  vectors = read_all(folder)
+  lengths = np.linalg.norm(vectors, axis=1)
+  whole = export_store(store=folder, output_dir=tmp_path / "whole")
+  manifest = read_json(whole / "manifest.json")
+  assert manifest["metric"] == "inner product"
+  np.testing.assert_allclose(
+    manifest["lengths"], [lengths.min(), lengths.max()], rtol=1e-6
+  )
+  unit = export_store(
+    store=folder, output_dir=tmp_path / "unit", normalize=True
+  )
+  np.testing.assert_allclose(
+    np.load(unit / "embeddings.npy"), vectors / lengths[:, None], rtol=1e-6
+  )
+  with pytest.raises(InputError, match="normalize"):
+    export_store(store=folder, output_dir=tmp_path / "unit")
 
 
 def test_views_are_exported_augmented(folder, tmp_path):
@@ -211,6 +234,24 @@ def test_numpy_in(tmp_path):
   assert (opened.dim, opened.encoder_fingerprint) == (3, "unknown")
   np.testing.assert_array_equal(read_all(tmp_path / "imported"), vectors)
   verify_store(store=tmp_path / "imported")
+
+
+def test_vectors_of_an_unknown_encoder_are_told_at_once(tmp_path):
+  given = write_vectors(tmp_path, np.ones((2, 3), np.float32), "ab")
+  with pytest.warns(UserWarning, match="not searched with questions"):
+    imported = import_vectors(**given)
+  assert imported.passage_ids == ["a", "b"]
+  folder = build_index(
+    embeddings=tmp_path / "imported", output_dir=tmp_path / "i", kind="exact"
+  )
+  with pytest.raises(InputError, match="imported without the encoder"):
+    check_encoder(open_index(folder), make_encoder())
+
+
+def test_an_npz_is_no_pickle(tmp_path):
+  np.savez(tmp_path / "v.npz", v=np.ones((2, 3), np.float32))
+  with pytest.raises(InputError, match="npz holds several arrays"):
+    import_vectors(vectors=tmp_path / "v.npz", output_dir=tmp_path / "out")
 
 
 @pytest.mark.parametrize(

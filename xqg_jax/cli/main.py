@@ -53,7 +53,7 @@ def _run(arguments: Sequence[str]) -> None:
   if args.help:
     print(describe_stage(args.stage))
     return
-  if args.stage in ("encode", "search", "mine-negatives"):
+  if args.stage in ("encode", "search", "search --query", "mine-negatives"):
     keep_compiled_programs()
   _join_processes(args)
   run_stage(

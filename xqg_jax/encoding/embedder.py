@@ -18,6 +18,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float32, Int, Int32
 
+from xqg_jax.errors import InputError
 from xqg_jax.models.dual_encoder.config import Side
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.models.dual_encoder.text_embedder import TextEmbedder
@@ -40,6 +41,22 @@ _TOKENS_PER_ACCELERATOR = 32_768
 _MAX_IN_FLIGHT = 3
 # Past the end of all rows that texts can be added to a second time.
 _NO_MARK = np.iinfo(np.int32).max
+
+
+COMPUTE_DTYPES = ("float32", "bfloat16")
+
+
+def check_compute_dtype(name: str) -> None:
+  """Refuses a dtype that encoders do not compute in.
+
+  Raises:
+    InputError: it is none of `COMPUTE_DTYPES`.
+  """
+  if name not in COMPUTE_DTYPES:
+    raise InputError(
+      f"unknown compute_dtype {name!r}",
+      mend=f"use one of {', '.join(COMPUTE_DTYPES)}",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

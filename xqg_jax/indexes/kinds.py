@@ -20,6 +20,7 @@ from xqg_jax.io.paths import to_path
 from xqg_jax.io.shard_job import tell_of_damage
 from xqg_jax.io.typed_json import Versioned, check_json
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
+from xqg_jax.store.store import UNKNOWN_ENCODER
 
 KINDS: Mapping[str, type[BuiltIndex]] = {
   "scann": ScannShards,
@@ -93,6 +94,13 @@ def check_encoder(index: Index, model: DualEncoder) -> None:
   Raises:
     InputError: its fingerprint is another.
   """
+  if index.encoder_fingerprint == UNKNOWN_ENCODER:
+    raise InputError(
+      "the vectors were imported without the encoder that made them",
+      where=index.path,
+      mend="import them again with CHECKPOINT_PATH (and ENCODER), and index "
+      "that store",
+    )
   if model.fingerprint != index.encoder_fingerprint:
     raise InputError(
       "the index holds vectors of another encoder (its fingerprint is "

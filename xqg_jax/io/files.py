@@ -20,6 +20,10 @@ from xqg_jax.io.buckets import BucketPath
 from xqg_jax.io.paths import Path, to_path
 from xqg_jax.io.typed_json import decode_json
 
+# Read once, before there are threads: it can only be read by setting it.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)
+
 
 def find_cache_folder() -> pathlib.Path:
   """Where copies and compiled programs are kept from one run to the next."""
@@ -48,9 +52,18 @@ def atomic_path(path: str | os.PathLike) -> Iterator[pathlib.Path]:
   _remove(partial)
   try:
     yield partial
+    _allow_as_usual(partial)
     partial.replace(path)
   finally:
     _remove(partial)
+
+
+def _allow_as_usual(path: pathlib.Path) -> None:
+  """Gives a file the rights that the umask leaves, which libraries narrow."""
+  usual = 0o666 & ~_UMASK
+  if path.is_file() and usual & ~path.stat().st_mode:
+    with contextlib.suppress(OSError):  # a file system without rights
+      path.chmod(usual)
 
 
 def partial_path(path: pathlib.Path) -> pathlib.Path:

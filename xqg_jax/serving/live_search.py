@@ -284,7 +284,7 @@ class _Vectors:
 
 
 class LiveSearch:
-  """An index and its encoder, in memory and warm; a context manager.
+  """An index and its encoder, in memory; a context manager.
 
   An exact index scores all passages. A ScaNN index proposes `NUM_CANDIDATES`,
   and so does the index of the baseline; what they propose is scored exactly.
@@ -306,6 +306,7 @@ class LiveSearch:
     reduction: Reduction = "sum",
     alpha: float = 0.01,
     centering: CenterSettings = NOT_CENTERED,
+    warm_up: bool = True,
   ):
     """Opens and checks everything, reads the vectors and compiles.
 
@@ -319,6 +320,9 @@ class LiveSearch:
       alpha: where the index is not of a view.
       centering: of questions. Means that the store or these settings have are
         read at any strength, so that it can move.
+      warm_up: whether to compile now for questions of every length; without
+        it each length is compiled for when it is first asked, which is sooner
+        done where only one is.
 
     Raises:
       InputError: no index there, one of another encoder or store, changed or
@@ -340,10 +344,11 @@ class LiveSearch:
       self._indexes.append(_open_baseline(baseline_index, view, model))
     self._vectors = _Vectors.read(view)
     self._encoder = QuestionEncoder(model)
-    self._encoder.warm_up()
     self._offsets: dict[str | None, Products] = {}
-    # ScaNN's process starts, and its files are checked, before a question is.
-    self.find(["warm"])
+    if warm_up:
+      self._encoder.warm_up()
+      # ScaNN's process starts, and its files are checked, before a question.
+      self.find(["warm"])
 
   @property
   def is_exact(self) -> bool:

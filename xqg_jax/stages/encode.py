@@ -14,9 +14,7 @@ from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.data.collection import scan_collection
 from xqg_jax.data.generated_queries import list_shards
 from xqg_jax.data.passages import list_passage_files
-from xqg_jax.encoding.embedder import (
-  Embedder,
-)
+from xqg_jax.encoding.embedder import Embedder, check_compute_dtype
 from xqg_jax.encoding.job import EncodingJob, make_groups
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import RUN_FILE, claim_output_dir
@@ -35,7 +33,6 @@ from xqg_jax.store.store import (
   write_manifest,
 )
 
-COMPUTE_DTYPES = ("float32", "bfloat16")
 GROUPINGS = ((), ("language",), ("rank",), ("language", "rank"))
 
 
@@ -150,11 +147,7 @@ def _check_options(
     raise InputError(
       f"unknown dtype {dtype!r}", mend=f"use one of {', '.join(DTYPES)}"
     )
-  if compute_dtype not in COMPUTE_DTYPES:
-    raise InputError(
-      f"unknown compute_dtype {compute_dtype!r}",
-      mend=f"use one of {', '.join(COMPUTE_DTYPES)}",
-    )
+  check_compute_dtype(compute_dtype)
   if shard_size < 1:
     raise InputError(f"shard_size is {shard_size}", mend="use 1 or more")
   return group_by

@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -25,6 +25,7 @@ from xqg_jax.augmentation.centering import (
 from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.data.questions import Question, read_questions
 from xqg_jax.data.runs import Run, make_run, write_run
+from xqg_jax.encoding.embedder import check_compute_dtype
 from xqg_jax.encoding.questions import encode_questions
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.search_folder import (
@@ -58,6 +59,7 @@ def search(
   output_dir: str | os.PathLike,
   encoder: DualEncoderConfig | None = None,
   k: int = 100,
+  compute_dtype: Literal["float32", "bfloat16"] = "float32",
   exact: ExactSettings = EXACT,
   centering: CenterSettings = NOT_CENTERED,
 ) -> Path:
@@ -70,6 +72,7 @@ def search(
     output_dir: folder to write; an identical call finds its work done.
     encoder: pooling, prefixes and lengths; the checkpoint's own when absent.
     k: passages for each question; all of them when the index holds fewer.
+    compute_dtype: of the encoder's products and activations, as for `encode`.
     exact: dtype and, on TPUs, recall of the search of an exact index.
     centering: how much of their language's mean is subtracted from questions.
 
@@ -84,9 +87,12 @@ def search(
   """
   if k < 1:
     raise InputError(f"k is {k}", mend="ask for at least one passage")
+  check_compute_dtype(compute_dtype)
   opened = open_index(index)
   asked = read_questions(questions)
-  model = load_dual_encoder(checkpoint_path, config=encoder)
+  model = load_dual_encoder(
+    checkpoint_path, config=encoder, dtype=compute_dtype
+  )
   check_encoder(opened, model)
   centered = open_centering(centering, opened, model)
   arguments = {
@@ -95,6 +101,7 @@ def search(
     "encoder_fingerprint": model.fingerprint,
     "query_length": model.config.query_length,
     "k": k,
+    **({} if compute_dtype == "float32" else {"compute_dtype": compute_dtype}),
     **({} if exact == EXACT else dataclasses.asdict(exact)),
     **_describe_centering(centered, None),
   }

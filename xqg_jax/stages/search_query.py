@@ -67,6 +67,7 @@ def ask(
     reduction=reduction,
     alpha=0.01 if alpha is None else alpha,
     centering=centering,
+    warm_up=False,
   ) as live:
     (products,) = live.find([question], [language])
     products = products.center(centering.strength)

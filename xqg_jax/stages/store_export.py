@@ -52,6 +52,7 @@ def export_store(
   store: str | os.PathLike,
   output_dir: str | os.PathLike,
   format: Literal["numpy", "parquet", "faiss"] = "numpy",
+  normalize: bool = False,
   center_means: str | os.PathLike | None = None,
 ) -> Path:
   """Writes a store's or a view's vectors in float32 for other programs.
@@ -60,6 +61,10 @@ def export_store(
   of inner products, `embeddings.faiss`, beside the ids; "parquet" files of
   `passage_id` and `embedding`, one a block (needs pyarrow, the extra
   `parquet`). Vectors stream through memory.
+
+  A question's best passages are those of the largest inner products with its
+  vector; `manifest.json` says so as `metric`. The vectors of a view are not of
+  unit length, so by cosine other passages are best.
 
   Where there are means of questions, `question_means.npy` has what a full
   centring subtracts from a question of each language of
@@ -70,6 +75,8 @@ def export_store(
     store: folder of a store or of a view.
     output_dir: folder to write; an identical call finds its work done.
     format: one of the three.
+    normalize: scale vectors to unit length, for an engine that knows cosine
+      alone. It ranks otherwise than this package: measure that.
     center_means: folder that `center` wrote, or a store with means; None: the
       store's own means, if it has any.
 
@@ -87,6 +94,8 @@ def export_store(
   view = open_view(store)
   means = _open_means(view, center_means)
   noted = {} if means is None else {"means_fingerprint": means.fingerprint}
+  if normalize:
+    noted["normalize"] = True
   folder = claim_output_dir(
     output_dir,
     stage="store export",
@@ -96,7 +105,7 @@ def export_store(
     with lock_folder(folder):
       if means is not None:
         _write_means(means, folder)
-      _write(view, folder, format)
+      _write(_Stream(view, normalize), folder, format)
   return folder
 
 
@@ -120,14 +129,55 @@ def _write_means(means: LanguageMeans, folder: Path) -> None:
   write_text(folder / "centering.txt", _HOW_TO_CENTER)
 
 
-def _write(view: AugmentedView, folder: Path, format: str) -> None:
-  writers: dict[str, Callable[[AugmentedView, Path], None]] = {
+class _Stream:
+  """A view's vectors in blocks, with progress; notes their lengths.
+
+  Attributes:
+    view: the view.
+    normalize: whether they are scaled to unit length.
+    lengths: the shortest and the longest, as they are written.
+  """
+
+  def __init__(self, view: AugmentedView, normalize: bool):
+    """Reads nothing yet."""
+    self.view = view
+    self.normalize = normalize
+    self.lengths = (np.inf, 0.0)
+
+  def __iter__(
+    self,
+  ) -> Iterator[tuple[int, Float32[np.ndarray, "rows dim"]]]:
+    with tqdm.tqdm(
+      desc="export", total=self.view.num_passages, unit=" passages"
+    ) as progress:
+      for start, vectors in self.view.blocks(_BLOCK_SIZE):
+        yield start, self._scale(vectors.astype(np.float32, copy=False))
+        progress.update(len(vectors))
+
+  def _scale(
+    self, vectors: Float32[np.ndarray, "rows dim"]
+  ) -> Float32[np.ndarray, "rows dim"]:
+    lengths = np.linalg.norm(vectors, axis=1)
+    if self.normalize:
+      vectors = vectors / np.where(lengths > 0, lengths, 1)[:, None]
+      lengths = np.linalg.norm(vectors, axis=1)
+    shortest, longest = self.lengths
+    self.lengths = (
+      min(shortest, float(lengths.min())),
+      max(longest, float(lengths.max())),
+    )
+    return vectors
+
+
+def _write(stream: _Stream, folder: Path, format: str) -> None:
+  view = stream.view
+  writers: dict[str, Callable[[_Stream, Path], None]] = {
     "numpy": _write_numpy,
     "faiss": _write_faiss,
     "parquet": _write_parquet,
   }
   try:
-    writers[format](view, folder)
+    writers[format](stream, folder)
   except OSError as error:
     raise cannot_write(folder, error) from None
   write_json(
@@ -136,32 +186,25 @@ def _write(view: AugmentedView, folder: Path, format: str) -> None:
       "format": format,
       "num_passages": view.num_passages,
       "dim": view.dim,
+      "metric": "inner product",
+      "lengths": list(stream.lengths),
       "view_fingerprint": view.fingerprint,
       "encoder_fingerprint": view.store.encoder_fingerprint,
     },
   )
 
 
-def _stream(
-  view: AugmentedView,
-) -> Iterator[tuple[int, Float32[np.ndarray, "rows dim"]]]:
-  with tqdm.tqdm(
-    desc="export", total=view.num_passages, unit=" passages"
-  ) as progress:
-    for start, vectors in view.blocks(_BLOCK_SIZE):
-      yield start, vectors.astype(np.float32, copy=False)
-      progress.update(len(vectors))
-
-
-def _write_numpy(view: AugmentedView, folder: Path) -> None:
+def _write_numpy(stream: _Stream, folder: Path) -> None:
+  view = stream.view
   shape = (view.num_passages, view.dim)
   with atomic_path(folder / "embeddings.npy") as partial:
     with partial.open("wb") as file:
-      write_npy(file, (vectors for _, vectors in _stream(view)), shape=shape)
+      write_npy(file, (vectors for _, vectors in stream), shape=shape)
   write_lines(folder / IDS_FILE, view.passage_ids)
 
 
-def _write_faiss(view: AugmentedView, folder: Path) -> None:
+def _write_faiss(stream: _Stream, folder: Path) -> None:
+  view = stream.view
   header = struct.pack(
     "<4siqqq?iQ",
     _FAISS_NAME,
@@ -176,14 +219,14 @@ def _write_faiss(view: AugmentedView, folder: Path) -> None:
   with atomic_path(folder / "embeddings.faiss") as partial:
     with partial.open("wb") as file:
       file.write(header)
-      write_rows(file, (vectors for _, vectors in _stream(view)))
+      write_rows(file, (vectors for _, vectors in stream))
   write_lines(folder / IDS_FILE, view.passage_ids)
 
 
-def _write_parquet(view: AugmentedView, folder: Path) -> None:
+def _write_parquet(stream: _Stream, folder: Path) -> None:
   arrow, parquet = import_pyarrow()
-  ids = view.passage_ids
-  for start, vectors in _stream(view):
+  view, ids = stream.view, stream.view.passage_ids
+  for start, vectors in stream:
     flat = arrow.array(np.ascontiguousarray(vectors).reshape(-1))
     columns = {
       "passage_id": arrow.array(ids[start : start + len(vectors)]),

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import warnings
 from collections.abc import Iterator
 from typing import Literal
 
@@ -16,6 +17,7 @@ from xqg_jax.io.paths import Path, to_path
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.store.shards import DTYPES, ShardArrays, write_shards
 from xqg_jax.store.store import (
+  UNKNOWN_ENCODER,
   EmbeddingStore,
   open_sound_store,
   open_store,
@@ -67,10 +69,16 @@ def import_vectors(
   read = choose_reader(files, passage_ids, columns, shard_size)
   dim = _check_parts(read(), to_path(vectors))
   inputs = describe_files(files)
-  identity = {"fingerprint": "unknown", "config": None}
+  identity = {"fingerprint": UNKNOWN_ENCODER, "config": None}
   if checkpoint_path is not None:
     model = load_dual_encoder(checkpoint_path, config=encoder)
     identity["fingerprint"] = model.fingerprint
+  else:
+    warnings.warn(
+      "without CHECKPOINT_PATH nobody knows which encoder made the vectors; "
+      "they can be indexed and exported, not searched with questions",
+      stacklevel=2,
+    )
   folder = claim_output_dir(
     output_dir,
     stage="store import",

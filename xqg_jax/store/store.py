@@ -30,6 +30,8 @@ from xqg_jax.store.shards import (
 )
 
 FORMAT_VERSION = 1
+# The fingerprint of imported vectors of which nobody said what made them.
+UNKNOWN_ENCODER = "unknown"
 
 Group = Mapping[str, Any]
 

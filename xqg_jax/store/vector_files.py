@@ -64,6 +64,12 @@ def _read_start(path: Path) -> bytes:
 
 
 def _refuse_pickle(path: Path, start: bytes, names: str) -> None:
+  if path.suffix == ".npz":
+    raise InputError(
+      "an .npz holds several arrays",
+      where=path,
+      mend="save the vectors alone by numpy.save, as .npy",
+    )
   if path.suffix in _PICKLE_SUFFIXES or start.startswith(_PICKLE_STARTS):
     raise InputError(
       "a pickle is not opened",
