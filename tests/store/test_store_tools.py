@@ -18,7 +18,7 @@ from tests.helpers.tiny_dual_encoder import make_encoder
 from xqg_jax.augmentation.views import open_view
 from xqg_jax.cli import main
 from xqg_jax.errors import InputError
-from xqg_jax.indexes.kinds import check_encoder, open_index
+from xqg_jax.indexes.kinds import check_encoder
 from xqg_jax.io.claims import lock_folder
 from xqg_jax.io.files import read_json
 from xqg_jax.io.locations import Location
@@ -241,11 +241,11 @@ def test_vectors_of_an_unknown_encoder_are_told_at_once(tmp_path):
   with pytest.warns(UserWarning, match="not searched with questions"):
     imported = import_vectors(**given)
   assert imported.passage_ids == ["a", "b"]
-  folder = build_index(
+  index = build_index(
     embeddings=tmp_path / "imported", output_dir=tmp_path / "i", kind="exact"
   )
   with pytest.raises(InputError, match="imported without the encoder"):
-    check_encoder(open_index(folder), make_encoder())
+    check_encoder(index, make_encoder())
 
 
 def test_an_npz_is_no_pickle(tmp_path):
