@@ -38,6 +38,7 @@ from xqg_jax.models.dual_encoder.config import (
   SIDES,
   DualEncoderConfig,
   ProjectionConfig,
+  Side,
   side_name,
 )
 from xqg_jax.models.dual_encoder.dual_encoder import (
@@ -183,7 +184,7 @@ def _below(name: str, place: Place) -> Place:
 
 def _read_config(
   folder: Path,
-  sides: Mapping[str, Path],
+  sides: Mapping[Side, Path],
   given: DualEncoderConfig | None,
   max_length: int | None,
 ) -> DualEncoderConfig:
@@ -191,7 +192,7 @@ def _read_config(
   folders = list(sides.values()) or [folder]
   if given is None:
     stated = [_read_stated(path, max_length) for path in folders]
-    return _join(*stated, folder) if sides else stated[0]
+    return _join(stated[0], stated[1], folder) if sides else stated[0]
   structures = [_read_structure(path) for path in folders]
   projections = [projection for projection, _ in structures]
   if projections[-1] != projections[0]:

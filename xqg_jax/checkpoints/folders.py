@@ -32,6 +32,7 @@ from xqg_jax.io.paths import Path, to_path
 from xqg_jax.models.dual_encoder.config import (
   SIDES,
   DualEncoderConfig,
+  Side,
   side_name,
 )
 from xqg_jax.text.tokenizer import Tokenizer
@@ -90,7 +91,7 @@ def find_folder(
   return folder, step
 
 
-def find_side_folders(folder: Path) -> dict[str, Path]:
+def find_side_folders(folder: Path) -> dict[Side, Path]:
   """The folders of a dual encoder's two sides; none where both share one.
 
   Raises:

@@ -5,8 +5,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import numpy as np
-from flax import traverse_util
 from jaxtyping import Array, Float
+
+from xqg_jax.models.parameters import flatten_params
+from xqg_jax.runtime.sharding import Device
 
 
 @runtime_checkable
@@ -17,6 +19,7 @@ class StoredTensor(Protocol):
 
   def __getitem__(self, index: tuple[slice, ...]) -> np.ndarray:
     """Reads a block."""
+    ...
 
 
 def place_on(
@@ -37,7 +40,7 @@ def place_on(
     that maps a file, which returns the array on its devices.
   """
   whole = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-  table = traverse_util.flatten_dict(dict(shardings or {}), sep="/")
+  table = flatten_params(dict(shardings or {}))
 
   def place(path: str, value: StoredTensor) -> Float[Array, "..."]:
     return _place(value, table[path] if shardings else whole)
@@ -50,8 +53,10 @@ def _place(
 ) -> Float[Array, "..."]:
   """Reads every block once, however many devices hold a copy of it."""
   shape = tuple(value.shape)
-  holders: dict[Any, tuple[Any, list[jax.Device]]] = {}
+  holders: dict[Any, tuple[Any, list[Device]]] = {}
   for device, index in sharding.addressable_devices_indices_map(shape).items():
+    if index is None:  # it has no part of it
+      continue
     bounds = tuple(
       part.indices(size) for part, size in zip(index, shape, strict=True)
     )

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from flax import traverse_util
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path
 from xqg_jax.io.paths import Path, absolute_path, to_path
+from xqg_jax.models.parameters import flatten_params
 
 PARAMS_ITEM = "params"
 STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
@@ -134,8 +134,8 @@ def _check_shapes(
   *,
   where: Path,
 ) -> None:
-  found = traverse_util.flatten_dict(params, sep="/")
-  wanted = traverse_util.flatten_dict(expected, sep="/")
+  found = flatten_params(params)
+  wanted = flatten_params(expected)
   for name in sorted(found.keys() | wanted.keys()):
     if name not in found:
       what = f"no parameter {name}"
@@ -169,7 +169,7 @@ def _make_target(
 
 
 def _check_finite(params: Mapping[str, Any], path: Path) -> None:
-  flat = traverse_util.flatten_dict(params, sep="/")
+  flat = flatten_params(params)
   finite = jax.jit(
     lambda tree: jax.tree.map(lambda x: jnp.isfinite(x).all(), tree)
   )

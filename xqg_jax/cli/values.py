@@ -52,8 +52,9 @@ def _plain_types(annotation: object) -> Iterator[type | None]:
   elif origin is typing.Literal:
     yield from map(type, typing.get_args(annotation))
   else:
-    is_plain = isinstance(annotation, type) and origin is None
-    yield annotation if is_plain else None
+    yield (
+      annotation if origin is None and isinstance(annotation, type) else None
+    )
 
 
 def to_gin(
@@ -104,11 +105,11 @@ def _is_quoted(value: str) -> bool:
 
 def _is_gin(value: str) -> bool:
   """Whether the whole of a value, not only its beginning, is gin syntax."""
-  import gin
+  from gin import config
 
   try:
     # As the one value of a dict nothing can come after it.
-    parsed = gin.config.parse_value(f"{{0: {value}\n}}")
+    parsed = config.parse_value(f"{{0: {value}\n}}")
   except SyntaxError:
     return False
   except ValueError:  # a reference, resolved when the whole config is parsed

@@ -132,9 +132,10 @@ class Writer:
     self, prompts: Int[Array, "p l"]
   ) -> tuple[list[KeysValues], Bool[Array, " p"]]:
     """Keys and values of prompts, and whether all states were finite."""
-    encoded = self.apply(prompts, method="encode")
+    encoded: Any = self.apply(prompts, method="encode")
     is_finite = jnp.isfinite(encoded).all(axis=(1, 2))
-    return self.apply(encoded, method="cross_keys_values"), is_finite
+    keys_values: Any = self.apply(encoded, method="cross_keys_values")
+    return keys_values, is_finite
 
   def start(
     self,
@@ -336,6 +337,6 @@ def decode(
     forced,
     writer.encode(prompts),
   )
-  cache = module.empty_cache(*shape, length)
+  cache = module.empty_cache(shape[0], shape[1], length)
   slots = writer.run(dataclasses.replace(slots, cache=cache), len(prompts))
   return slots.written, slots.is_finite.all()

@@ -123,7 +123,8 @@ def make_language_vocabularies(
       for token, character in characters.items()
       if _is_writable(character, language)
     }
-    ids.add(tokenizer.eos_id)
+    if tokenizer.eos_id is not None:
+      ids.add(tokenizer.eos_id)
     kept = [token for token in sorted(ids) if is_text[token]]
     tables[language.code] = LanguageVocabulary(
       np.array(kept, np.int32), len(texts), unseen_share

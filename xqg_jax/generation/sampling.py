@@ -113,13 +113,17 @@ def _select(
 ) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
   """`jax.lax.top_k`; on CPU, where that sorts, by k passes if k is small."""
 
-  def at_once(values):
-    return tuple(jax.lax.top_k(values, k))
+  def at_once(values: Array) -> tuple[Array, Array]:
+    largest, places = jax.lax.top_k(values, k)
+    return largest, places
 
   if k > _MAX_PASSES:
     return at_once(values)
   by_passes = functools.partial(_select_by_passes, k=k)
-  return jax.lax.platform_dependent(values, cpu=by_passes, default=at_once)
+  largest, places = jax.lax.platform_dependent(
+    values, cpu=by_passes, default=at_once
+  )
+  return largest, places
 
 
 def _select_by_passes(
@@ -156,7 +160,8 @@ def find_candidates(
 def _approximate_top_entries(
   logits: Float[Array, "rows vocab"], k: int
 ) -> tuple[Float[Array, "rows k"], Int[Array, "rows k"]]:
-  return tuple(jax.lax.approx_max_k(logits, k, recall_target=0.95))
+  largest, places = jax.lax.approx_max_k(logits, k, recall_target=0.95)
+  return largest, places
 
 
 def draw_tokens(

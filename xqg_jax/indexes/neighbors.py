@@ -88,4 +88,4 @@ def merge_processes(
   missing = ((0, 0), (0, max(0, k - found[0].shape[1])))
   scores = np.pad(found[0][:, :k], missing, constant_values=-np.inf)
   rows = np.pad(found[1][:, :k], missing, constant_values=-1)
-  return merge_neighbors([tuple(p) for p in gather_arrays([scores, rows])], k)
+  return merge_neighbors([(s, r) for s, r in gather_arrays([scores, rows])], k)

@@ -18,9 +18,9 @@ from flax.linen import partitioning
 from jaxtyping import Array
 
 Params = Mapping[str, Any]
-# Takes a parameter's path and values, a view of a file, and returns what to
-# keep of it, such as an array on its devices.
-Place = Callable[[str, np.ndarray], Any]
+# Takes a parameter's path and values, a view of a file or whatever gives its
+# blocks, and returns what to keep of it, such as an array on its devices.
+Place = Callable[[str, Any], Any]
 
 
 def init_params(module: nn.Module, rng: Array) -> Params:
@@ -43,6 +43,15 @@ def param_axes(module: nn.Module) -> Params:
   return unfreeze(partitioning.get_axis_names(variables["params_axes"]))
 
 
+def flatten_params(params: Mapping[str, Any]) -> dict[str, Any]:
+  """The leaves of a tree of parameters by their paths, in the tree's order.
+
+  >>> flatten_params({"encoder": {"scale": 1, "bias": 2}})
+  {'encoder/scale': 1, 'encoder/bias': 2}
+  """
+  return traverse_util.flatten_dict(params, sep="/")
+
+
 def params_fingerprint(params: Mapping[str, Any]) -> str:
   """SHA-256 over the paths, shapes, dtypes and bytes of parameters.
 
@@ -50,7 +59,7 @@ def params_fingerprint(params: Mapping[str, Any]) -> str:
   'b8c1640c'
   """
   digest = hashlib.sha256()
-  flat = traverse_util.flatten_dict(params, sep="/")
+  flat = flatten_params(params)
   for path in sorted(flat):
     value = np.ascontiguousarray(flat[path])
     digest.update(f"{path} {value.dtype} {value.shape}\n".encode())

@@ -5,8 +5,8 @@ and Normalize. Folders of all its versions are read; those written here open
 in all that know `max_seq_length`, from 6 on also with two lengths.
 """
 
+import dataclasses
 import os
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NotRequired, TypedDict
 
@@ -19,7 +19,7 @@ from xqg_jax.checkpoints.hugging_face.tensors import (
 )
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_json, write_json
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.io.typed_json import Count, Positive
 from xqg_jax.models.dual_encoder.config import (
   DualEncoderConfig,
@@ -115,7 +115,7 @@ class DenseFile(TypedDict):
 # ------------------------------------------------------------------------ read
 
 
-def _read_modules(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+def _read_modules(folder: Path) -> dict[str, Path]:
   """The folder of each module by its kind; none without `modules.json`."""
   path = folder / MODULES_FILE
   if not path.exists():
@@ -137,7 +137,7 @@ def _read_modules(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   return dict(kinds)
 
 
-def find_transformer(folder: pathlib.Path) -> pathlib.Path:
+def find_transformer(folder: Path) -> Path:
   """The folder of the transformer, its tokenizer and its lengths.
 
   The folder itself, or one in it, as the first versions wrote.
@@ -148,7 +148,7 @@ def find_transformer(folder: pathlib.Path) -> pathlib.Path:
   return _read_modules(folder).get("Transformer", folder)
 
 
-def _check_whole(path: pathlib.Path) -> None:
+def _check_whole(path: Path) -> None:
   """Refuses vectors that are cut, which other settings would not show."""
   if not path.exists():
     return
@@ -182,16 +182,18 @@ def read_pooling(
   if not modules:
     return None
   prefixes = _read_prefixes(folder / PROMPTS_FILE)
-  return DualEncoderConfig(
+  config = DualEncoderConfig(
     pooling=_read_mode(modules["Pooling"] / MODULE_FILE, prefixes),
     normalize="Normalize" in modules,
     projection=read_projection_config(folder),
-    **prefixes,
-    **_read_lengths(modules["Transformer"], max_length),
+    query_prefix=prefixes["query"],
+    passage_prefix=prefixes["passage"],
   )
+  lengths = _read_lengths(modules["Transformer"], max_length)
+  return dataclasses.replace(config, **lengths)
 
 
-def _read_mode(path: pathlib.Path, prefixes: Mapping[str, str]) -> str:
+def _read_mode(path: Path, prefixes: Mapping[str, str]) -> str:
   values = read_json(path, PoolingFile)
   chosen = [
     name
@@ -199,10 +201,10 @@ def _read_mode(path: pathlib.Path, prefixes: Mapping[str, str]) -> str:
     if name.startswith("pooling_mode_") and value is True
   ]
   modes = [_MODES.get(name, name) for name in chosen]
-  modes = modes or [values.get("pooling_mode")]
+  modes = modes or [str(values.get("pooling_mode"))]
   if len(modes) != 1 or modes[0] not in _MODES.values():
     raise InputError(
-      f"the pooling is {' and '.join(map(str, modes))}",
+      f"the pooling is {' and '.join(modes)}",
       where=path,
       mend=f"dual encoders here pool by {' or by '.join(POOLINGS)}",
     )
@@ -215,21 +217,16 @@ def _read_mode(path: pathlib.Path, prefixes: Mapping[str, str]) -> str:
   return modes[0]
 
 
-def _read_prefixes(path: pathlib.Path) -> dict[str, str]:
+def _read_prefixes(path: Path) -> dict[str, str]:
   prompts = (
     (read_json(path, PromptsFile).get("prompts") or {}) if path.exists() else {}
   )
   names = ("document", "passage", "corpus")
   passage = next((prompts[name] for name in names if prompts.get(name)), "")
-  return {
-    "query_prefix": prompts.get("query") or "",
-    "passage_prefix": passage,
-  }
+  return {"query": prompts.get("query") or "", "passage": passage}
 
 
-def _read_lengths(
-  folder: pathlib.Path, max_length: int | None
-) -> dict[str, int]:
+def _read_lengths(folder: Path, max_length: int | None) -> dict[str, int]:
   """Tokens kept of a text: as stated, within what the transformer takes."""
   path = folder / TRANSFORMER_FILE
   values = read_json(path, TransformerFile) if path.exists() else {}
@@ -254,7 +251,7 @@ def _read_lengths(
   return {name: int(n) for name, n in found.items() if n < 2**20}
 
 
-def _lowers_case(folder: pathlib.Path) -> bool:
+def _lowers_case(folder: Path) -> bool:
   path = folder / TOKENIZER_FILE
   if not path.exists():
     return False
@@ -326,7 +323,7 @@ def read_projection(
     InputError: a tensor is missing, unknown or of another shape.
   """
   tensors = read_hf_tensors(_read_modules(to_path(folder))["Dense"])
-  shapes = {"linear.weight": (config.size, width)}
+  shapes: dict[str, tuple[int, ...]] = {"linear.weight": (config.size, width)}
   if config.use_bias:
     shapes["linear.bias"] = (config.size,)
   for name in dict.fromkeys([*shapes, *sorted(tensors)]):
@@ -373,7 +370,7 @@ def write_modules(
   folder = to_path(folder)
   _write_pooling(folder / "1_Pooling", config, width)
   kinds = {"Transformer": "", "Pooling": "1_Pooling"}
-  if projection is not None:
+  if projection is not None and config.projection is not None:
     kinds["Dense"] = "2_Dense"
     _write_projection(folder / "2_Dense", config.projection, projection)
   if config.normalize:
@@ -388,16 +385,14 @@ def write_modules(
   write_json(folder / MODULES_FILE, modules)
 
 
-def _write_pooling(
-  folder: pathlib.Path, config: DualEncoderConfig, width: int
-) -> None:
+def _write_pooling(folder: Path, config: DualEncoderConfig, width: int) -> None:
   modes = {name: mode == config.pooling for name, mode in _MODES.items()}
   values = {"word_embedding_dimension": width, **modes, "include_prompt": True}
   write_json(folder / MODULE_FILE, values)
 
 
 def _write_projection(
-  folder: pathlib.Path, config: ProjectionConfig, params: Params
+  folder: Path, config: ProjectionConfig, params: Params
 ) -> None:
   kernel = np.asarray(params["kernel"])
   tensors = {"linear.weight": np.ascontiguousarray(kernel.T)}
@@ -416,7 +411,7 @@ def _write_projection(
   write_json(folder / MODULE_FILE, values)
 
 
-def _write_prompts(path: pathlib.Path, config: DualEncoderConfig) -> None:
+def _write_prompts(path: Path, config: DualEncoderConfig) -> None:
   prompts = {
     "query": config.query_prefix,
     "document": config.passage_prefix,
@@ -431,7 +426,7 @@ def _write_prompts(path: pathlib.Path, config: DualEncoderConfig) -> None:
   write_json(path, values)
 
 
-def _write_lengths(path: pathlib.Path, config: DualEncoderConfig) -> None:
+def _write_lengths(path: Path, config: DualEncoderConfig) -> None:
   lengths = {
     "query_length": config.query_length,
     "document_length": config.passage_length,

@@ -95,7 +95,8 @@ class T5xTensor:
     first, *others = bounds
     chunk = 1
     if isinstance(self._source, ts.TensorStore):
-      chunk = self._source.chunk_layout.read_chunk.shape[0]
+      shape = self._source.chunk_layout.read_chunk.shape or (None,)
+      chunk = shape[0] or 1
     row_bytes = 4 * int(np.prod([b.stop - b.start for b in others]))
     num_chunks = max(1, _READ_BYTES // max(1, row_bytes * chunk))
     start = first.start

@@ -20,7 +20,7 @@ from xqg_jax.checkpoints.t5x.layouts import (
 from xqg_jax.errors import InputError
 from xqg_jax.io.locations import Location
 from xqg_jax.io.urls import is_url
-from xqg_jax.models.parameters import param_shapes
+from xqg_jax.models.parameters import flatten_params, param_shapes
 from xqg_jax.models.t5 import network
 from xqg_jax.text.sentencepiece import read_sentencepiece
 from xqg_jax.text.tokenizer import SETTINGS_FILE, TOKENIZER_FILE, Tokenizer
@@ -91,7 +91,8 @@ def infer_config(
   def shape(name: str) -> tuple[int, int]:
     if name not in shapes or len(shapes[name]) != 2:
       raise _unfit(name, shapes.get(name), "two axes", where)
-    return shapes[name]
+    rows, columns = shapes[name]
+    return rows, columns
 
   if any(re.search(r"/layers_\d+/mlp/wi/kernel$", name) for name in shapes):
     raise InputError(
@@ -147,9 +148,7 @@ def open_t5x_network(
   tensors = checkpoint.open("target/")
   found = {name: tensor.shape for name, tensor in tensors.items()}
   config = infer_config(found, where=checkpoint.where)
-  shapes = traverse_util.flatten_dict(
-    param_shapes(network.T5(config=config)), sep="/"
-  )
+  shapes = flatten_params(param_shapes(network.T5(config=config)))
   wanted = {name: leaf.shape for name, leaf in shapes.items()}
   for name in sorted(found.keys() | wanted.keys()):
     if found.get(name) != wanted.get(name):
@@ -220,7 +219,9 @@ def _load_tokenizer(path: Location) -> Tokenizer | None:
   """The tokenizer that is at a path, a file or a folder, or None."""
   if path.name.endswith(".model"):
     content = path.read_bytes()
-    return content and read_sentencepiece(content, where=path)
+    if content is None:
+      return None
+    return read_sentencepiece(content, where=path)
   if path.name == TOKENIZER_FILE:
     path = path.parent
   if (path / TOKENIZER_FILE).read_bytes() is not None:

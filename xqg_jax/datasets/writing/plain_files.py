@@ -57,7 +57,7 @@ def _read_texts(builder: StreamedBuilder, split: str) -> Iterator[Texts]:
   yield from map(
     parse_texts,
     tqdm.tqdm(
-      records.as_numpy_iterator(),
+      (bytes(record) for record in records.as_numpy_iterator()),
       desc=f"plain {split}",
       total=info.num_examples,
       unit=" rows",

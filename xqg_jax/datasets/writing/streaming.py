@@ -14,6 +14,10 @@ from typing import Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core.constants import INCOMPLETE_PREFIX
+from tensorflow_datasets.core.dataset_builder import FileReaderBuilder
+from tensorflow_datasets.core.splits import SplitDict
+from tensorflow_datasets.core.writer import ExampleWriter
 
 from xqg_jax.datasets.reading.source_files import (
   SourceFile,
@@ -111,9 +115,7 @@ class StreamedConfig(tfds.core.BuilderConfig):
   is_ordered: bool = False
 
 
-class StreamedBuilder(
-  tfds.core.dataset_builder.FileReaderBuilder, skip_registration=True
-):
+class StreamedBuilder(FileReaderBuilder, skip_registration=True):
   """A data set that is read from a few official files, row by row.
 
   Subclasses give `BUILDER_CONFIGS`, `DESCRIPTION`, `CITATION`, `LICENSE` and
@@ -175,7 +177,7 @@ class StreamedBuilder(
         name: self._write_split(name, paths[name], work) for name in paths
       }
       splits = [self._move_split(name, counts[name], work) for name in paths]
-      self.info.set_splits(tfds.core.splits.SplitDict(splits))
+      self.info.set_splits(SplitDict(splits))
       write_json(sums_file, {**recorded, **sums})
       work.delete()
 
@@ -237,8 +239,8 @@ class StreamedBuilder(
       filename_template=template,
     )
 
-  def _example_writer(self) -> tfds.core.writer.ExampleWriter:
-    return tfds.core.writer.ExampleWriter(file_format=self.info.file_format)
+  def _example_writer(self) -> ExampleWriter:
+    return ExampleWriter(file_format=self.info.file_format)
 
 
 class StreamedRecord(FileRecord):
@@ -257,7 +259,7 @@ class _StreamingJob(ShardJob[Iterator[Example], Any, Iterator[Example]]):
   source: SplitSource
   path: pathlib.Path
   rows_per_shard: int
-  writer: tfds.core.writer.ExampleWriter
+  writer: ExampleWriter
   num_shards: None = None
   schema: type = StreamedRecord
   unit: str = "rows"
@@ -302,7 +304,7 @@ def _find_manual_dir(
 
 def _remove_leftovers(home: pathlib.Path, *, but: pathlib.Path) -> None:
   """Removes temporary folders that TFDS left when it was killed."""
-  for folder in home.glob(f"{tfds.core.constants.INCOMPLETE_PREFIX}*"):
+  for folder in home.glob(f"{INCOMPLETE_PREFIX}*"):
     if folder.name != but.name:
       shutil.rmtree(folder)
 

@@ -105,12 +105,13 @@ def _top_columns(
   """
   queries, columns = scores.shape
   if recall_target is not None:
-    found = jax.lax.approx_max_k(
+    best, places = jax.lax.approx_max_k(
       scores, min(k, columns), recall_target=recall_target
     )
-    return tuple(found)
+    return best, places
   if columns % _GROUP or columns // _GROUP < 4 * k:
-    return tuple(jax.lax.top_k(scores, min(k, columns)))
+    best, places = jax.lax.top_k(scores, min(k, columns))
+    return best, places
   # [queries, columns] -> [queries, groups] -> [queries, k]
   maxima = scores.reshape(queries, -1, _GROUP).max(axis=-1)
   groups = jnp.sort(jax.lax.top_k(maxima, k)[1], axis=-1)
@@ -324,7 +325,7 @@ class _CpuSearch:
       passages = jax.device_put(tile, self._device)
       rounded = round_passages(passages) if self._is_rounded else None
       for batch, block in zip(self._batches, blocks, strict=True):
-        if rounded is None:
+        if rounded is None or batch.rounded is None:
           products = _multiply(batch.queries, passages, dtype=self._dtype)
         else:
           products = _multiply_rounded(batch.rounded.vectors, rounded.vectors)
@@ -346,7 +347,7 @@ class _CpuSearch:
       return
     batch, products, rounded, bounds = self._waiting
     errors = None
-    if rounded is not None:
+    if rounded is not None and batch.rounded is not None:
       errors = bound_errors(batch.rounded, rounded)
     batch.selection.add(*map(np.asarray, products), **bounds, errors=errors)
 

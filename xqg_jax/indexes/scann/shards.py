@@ -195,7 +195,7 @@ class _BuildingJob(ShardJob[_Rows, tuple[int, np.ndarray], _Built]):
     index.parameters = tune_parameters(
       index,
       self.queries[: self._middle],
-      tuple(part[: self._middle] for part in exact),
+      _take(exact, slice(self._middle)),
       target_index_recall=self.wishes.target_index_recall,
       num_leaves_to_search=self.wishes.num_leaves_to_search,
       num_reordered=self.wishes.num_reordered,
@@ -208,10 +208,11 @@ class _BuildingJob(ShardJob[_Rows, tuple[int, np.ndarray], _Built]):
     neighbors = self.neighbors_file(name)
     exact, found = (
       shift_rows(pair, made.start)
-      for pair in (tuple(p[self.held_out] for p in made.exact), made.found)
+      for pair in (_take(made.exact, self.held_out), made.found)
     )
     with atomic_path(neighbors) as partial, open(partial, "wb") as file:
-      np.savez(file, **_to_arrays("exact", exact), **_to_arrays("found", found))
+      arrays = {**_to_arrays("exact", exact), **_to_arrays("found", found)}
+      np.savez(file, allow_pickle=False, **arrays)
     return {
       "start": made.start,
       "rows": index.num_vectors,
@@ -221,6 +222,10 @@ class _BuildingJob(ShardJob[_Rows, tuple[int, np.ndarray], _Built]):
       "neighbors": sha256_file(neighbors),
       "sha256": checksums,
     }
+
+
+def _take(neighbors: Neighbors, rows: slice) -> Neighbors:
+  return neighbors[0][rows], neighbors[1][rows]
 
 
 def _to_arrays(name: str, neighbors: Neighbors) -> dict[str, np.ndarray]:

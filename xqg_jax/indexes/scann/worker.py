@@ -13,7 +13,7 @@ import pathlib
 import struct
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -24,7 +24,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 def write_message(
-  stream: io.BufferedIOBase,
+  stream: BinaryIO,
   header: dict[str, Any],
   arrays: Sequence[np.ndarray] = (),
 ) -> None:
@@ -41,7 +41,7 @@ def write_message(
 
 
 def read_message(
-  stream: io.BufferedIOBase,
+  stream: BinaryIO,
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
   """Reads what `write_message` wrote.
 
@@ -57,12 +57,12 @@ def read_message(
   ]
 
 
-def _read_frame(stream: io.BufferedIOBase) -> bytes:
+def _read_frame(stream: BinaryIO) -> bytes:
   (length,) = _LENGTH.unpack(_read_exactly(stream, _LENGTH.size))
   return _read_exactly(stream, length)
 
 
-def _read_exactly(stream: io.BufferedIOBase, length: int) -> bytes:
+def _read_exactly(stream: BinaryIO, length: int) -> bytes:
   content = stream.read(length)
   if len(content) < length:
     raise EOFError("the pipe was closed")
@@ -78,11 +78,12 @@ class _Server:
   def __init__(self):
     # Importing scann also imports TensorFlow where that is installed, for an
     # interface not used here: ten seconds, and an abort if versions differ.
-    sys.modules["tensorflow"] = None
+    absent: Any = None
+    sys.modules["tensorflow"] = absent
     from scann.scann_ops.py import scann_ops_pybind
 
     self._scann = scann_ops_pybind
-    self._searcher = None
+    self._searcher: Any = None
 
   def build(
     self, *, vectors: str, num_neighbors: int, num_threads: int, **parameters
@@ -136,7 +137,7 @@ class _Server:
     return [scores, rows]
 
 
-def serve(requests: io.BufferedIOBase, replies: io.BufferedIOBase) -> None:
+def serve(requests: BinaryIO, replies: BinaryIO) -> None:
   """Answers requests until the pipe is closed."""
   server = None
   while True:
