@@ -13,8 +13,8 @@ import pytest
 from tests.helpers import tiny_dual_encoder
 from xqg_jax import checkpoints
 from xqg_jax.checkpoints.folders import find_folder
-from xqg_jax.checkpoints.mirrors import mirror_folder
 from xqg_jax.errors import InputError
+from xqg_jax.io.buckets import BucketPath
 
 NAME = "somebody/tiny-encoder"
 
@@ -62,50 +62,57 @@ def test_a_hub_name_is_found_in_the_cache_without_network(tmp_path):
   assert f"{NAME}-2: not found locally or on the hub" in last
 
 
-def _mirror(folder):
-  """What a copy gives; a local path goes the way of `gs://` through etils."""
-  return checkpoints.load_dual_encoder(mirror_folder(folder)).fingerprint
-
-
-def test_a_model_in_a_bucket_is_copied_once(tmp_path, monkeypatch):
+@pytest.fixture
+def bucket(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  return BucketPath(f"memory://{tmp_path.name}")
+
+
+def _mirror(folder):
+  return checkpoints.load_dual_encoder(str(folder)).fingerprint
+
+
+def test_a_model_in_a_bucket_is_copied_once(tmp_path, bucket):
   encoder = _export(tmp_path / "model")
   (tmp_path / "model" / "pytorch_model.bin").write_bytes(b"not wanted")
-  assert _mirror(tmp_path / "model") == encoder.fingerprint
-  (weights,) = (tmp_path / "cache").rglob("model.safetensors")
+  bucket.upload(tmp_path)
+  assert _mirror(bucket / "model") == encoder.fingerprint
+  (weights,) = _find_copies(tmp_path, "model.safetensors")
   assert not (weights.parent / "pytorch_model.bin").exists()
   # An equal copy stays; a file that changed is copied again.
   first = weights.stat().st_ino
-  assert _mirror(tmp_path / "model") == encoder.fingerprint
+  assert _mirror(bucket / "model") == encoder.fingerprint
   assert weights.stat().st_ino == first
   other = tiny_dual_encoder.make_encoder(seed=1)
-  checkpoints.export_dual_encoder(tmp_path / "model", other)
-  # Buckets tell times in whole seconds, and less has gone by.
-  changed = tmp_path / "model" / "model.safetensors"
-  later = changed.stat().st_mtime + 2
-  os.utime(changed, (later, later))
-  assert _mirror(tmp_path / "model") == other.fingerprint
+  checkpoints.export_dual_encoder(bucket / "model", other)
+  assert _mirror(bucket / "model") == other.fingerprint
 
 
-def test_the_newest_step_in_a_bucket_is_copied(tmp_path, monkeypatch):
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-  tiny_dual_encoder.write_checkpoint(tmp_path / "run")
+def _find_copies(tmp_path, name):
+  return [
+    path
+    for path in (tmp_path / "cache").rglob(name)
+    if "generations" not in path.parts
+  ]
+
+
+def test_the_newest_step_in_a_bucket_is_copied(tmp_path, bucket):
+  tiny_dual_encoder.write_checkpoint(bucket / "run")
   other = tiny_dual_encoder.make_encoder(seed=1)
-  checkpoints.save_params(tmp_path / "run", 12, other.params)
-  assert _mirror(tmp_path / "run") == other.fingerprint
-  copied = {path.name for path in (tmp_path / "cache").rglob("checkpoint_*")}
+  checkpoints.save_params(bucket / "run", 12, other.params)
+  assert _mirror(bucket / "run") == other.fingerprint
+  copied = {path.name for path in _find_copies(tmp_path, "checkpoint_*")}
   assert copied == {"checkpoint_12"}
   first = tiny_dual_encoder.make_encoder()
-  assert _mirror(tmp_path / "run" / "checkpoint_1") == first.fingerprint
+  assert _mirror(bucket / "run" / "checkpoint_1") == first.fingerprint
 
 
-def test_what_a_bucket_lacks_is_an_input_error(tmp_path, monkeypatch):
-  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def test_what_a_bucket_lacks_is_an_input_error(bucket):
   with pytest.raises(InputError, match=r"cannot be read \(.*check the path"):
-    _mirror(tmp_path / "nothing")
-  (tmp_path / "empty").mkdir()
+    _mirror(bucket / "nothing")
+  (bucket / "empty" / "notes.txt").write_text("")
   with pytest.raises(InputError, match=r"no config\.json"):
-    _mirror(tmp_path / "empty")
+    _mirror(bucket / "empty")
 
 
 def test_files_have_urls_too(tmp_path):

@@ -391,7 +391,7 @@ def test_a_folder_that_no_disk_holds(tmp_path):
   generator = load_query_generator("memory://models/mt5/checkpoint_9")
   tiny_t5x.assert_params(generator.params, tiny_t5x.random_params(seed=9))
   assert generator.tokenizer.fingerprint == tiny_t5x.TOKENIZER.fingerprint
-  with pytest.raises(InputError, match="unknown kind of bucket"):
+  with pytest.raises(InputError, match="no such folder"):
     load_query_generator("memory://models/absent")
 
 

@@ -26,8 +26,8 @@ from xqg_jax.checkpoints.hugging_face.tensors import (
 from xqg_jax.checkpoints.mirrors import mirror_folder
 from xqg_jax.checkpoints.steps import find_checkpoint
 from xqg_jax.errors import InputError
+from xqg_jax.io.buckets import BucketPath
 from xqg_jax.io.files import write_json
-from xqg_jax.io.locations import Location
 from xqg_jax.io.paths import Path, to_path
 from xqg_jax.models.dual_encoder.config import (
   SIDES,
@@ -60,11 +60,9 @@ def find_folder(
   Raises:
     InputError: no such folder, here or on the hub, or not that of a model.
   """
-  location = Location.of(checkpoint_path)
-  if location.is_local:
-    path = to_path(checkpoint_path)
-  else:
-    path = mirror_folder(str(location))
+  path = to_path(checkpoint_path)
+  if isinstance(path, BucketPath):
+    path = mirror_folder(path)
   if not path.exists() and _HUB_NAME.fullmatch(str(checkpoint_path)):
     path = _download(str(checkpoint_path))
   if not path.is_dir():

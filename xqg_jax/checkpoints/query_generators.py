@@ -31,7 +31,6 @@ from xqg_jax.checkpoints.t5x.networks import (
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import fingerprint, read_json
 from xqg_jax.io.paths import Path, absolute_path, to_path
-from xqg_jax.io.urls import is_url
 from xqg_jax.models.parameters import (
   param_axes,
   param_shapes,
@@ -127,8 +126,6 @@ class GeneratorTask(TypedDict, total=False):
 
 def _read_task(checkpoint_path: str | os.PathLike) -> GeneratorTask:
   """What `xqg train` recorded in MODEL_DIR; nothing elsewhere."""
-  if is_url(checkpoint_path):
-    return {}
   path = absolute_path(checkpoint_path)
   for folder in (path, path.parent):
     if (folder / GENERATOR_FILE).is_file():
@@ -141,7 +138,7 @@ _Loaded = tuple[network.T5Config, Mapping[str, Any], Tokenizer]
 
 def _find_t5x(checkpoint_path: str | os.PathLike) -> T5xCheckpoint | None:
   """Opens T5X's checkpoint; one of ours in the same folder goes first."""
-  if not is_url(checkpoint_path) and find_checkpoint(checkpoint_path):
+  if find_checkpoint(checkpoint_path):
     return None
   return open_t5x(checkpoint_path)
 

@@ -15,6 +15,7 @@ import orbax.checkpoint as ocp
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path
+from xqg_jax.io.local_copies import copy_here
 from xqg_jax.io.paths import Path, absolute_path, to_path
 from xqg_jax.models.parameters import flatten_params
 
@@ -109,6 +110,7 @@ def load_params(
     raise InputError(
       "no parameters", where=path, mend="give MODEL_DIR or checkpoint_<step>"
     )
+  path = copy_here(path)
   whole = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
   handler = ocp.StandardCheckpointHandler()
   try:

@@ -11,6 +11,7 @@ from xqg_jax.data.qrels import read_qrels
 from xqg_jax.data.questions import read_questions
 from xqg_jax.data.training_pairs import TrainingPair, read_training_pairs
 from xqg_jax.errors import InputError
+from xqg_jax.io.local_copies import copy_here
 from xqg_jax.io.paths import Path, to_path
 
 # Larger files are streamed anew for each language.
@@ -74,7 +75,7 @@ def read_pairs(path: str | os.PathLike) -> Iterable[TrainingPair]:
   Raises:
     InputError: as `read_training_pairs`.
   """
-  path = to_path(path)
+  path = copy_here(path)
   if path.is_dir():
     return _read_once(path, (path / QRELS_FILE).stat().st_mtime_ns)
   if not path.exists() or path.stat().st_size > MAX_CACHED_BYTES:
@@ -119,7 +120,7 @@ def count_pairs(path: str | os.PathLike) -> Mapping[str, int]:
   Raises:
     InputError: as `read_training_pairs`.
   """
-  path = to_path(path)
+  path = copy_here(path)
   return _count_once(path, path.stat().st_mtime_ns if path.exists() else 0)
 
 

@@ -3,7 +3,6 @@
 import os
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 from xqg_jax.data.ids import split_columns
 from xqg_jax.data.json_lines import (
@@ -14,6 +13,7 @@ from xqg_jax.data.json_lines import (
 )
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_lines
+from xqg_jax.io.paths import to_path
 
 # {question id: {passage id: relevance}}, as in TREC.
 Qrels = dict[str, dict[str, int]]
@@ -34,7 +34,7 @@ def read_qrels(path: str | os.PathLike, *, field: str | None = None) -> Qrels:
   Raises:
     InputError: file missing or empty, or a malformed line.
   """
-  is_json = ".jsonl" in Path(path).suffixes
+  is_json = ".jsonl" in to_path(path).suffixes
   parse = _parse_json_qrels(path, field) if is_json else _parse_trec_qrels(path)
   qrels: Qrels = {}
   for where, question_id, passage_id, relevance in parse:

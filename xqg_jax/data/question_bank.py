@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from xqg_jax.data.generated_queries import list_shards, read_generated_queries
 from xqg_jax.data.json_lines import read_json_lines
 from xqg_jax.data.questions import read_questions
+from xqg_jax.io.paths import Path, to_path
 
 BANK_FILE = pathlib.Path(__file__).with_name("question_bank.jsonl")
 
@@ -27,7 +28,7 @@ def read_bank(
   Raises:
     InputError: file missing or empty, or a malformed line.
   """
-  path = BANK_FILE if path is None else pathlib.Path(path)
+  path = BANK_FILE if path is None else to_path(path)
   if not path.is_dir() and not _holds_generated_queries(path):
     for question in read_questions(path):
       yield question.language, question.question
@@ -37,7 +38,7 @@ def read_bank(
       yield from ((language, text) for text in texts if text.strip())
 
 
-def list_bank_files(path: str | os.PathLike | None) -> list[pathlib.Path]:
+def list_bank_files(path: str | os.PathLike | None) -> list[Path]:
   """The files that `read_bank` reads.
 
   Raises:
@@ -46,6 +47,6 @@ def list_bank_files(path: str | os.PathLike | None) -> list[pathlib.Path]:
   return [BANK_FILE] if path is None else list_shards(path)
 
 
-def _holds_generated_queries(path: pathlib.Path) -> bool:
+def _holds_generated_queries(path: Path) -> bool:
   _, first = next(read_json_lines(path), ("", {}))
   return "generated_queries" in first

@@ -8,6 +8,7 @@ import tensorflow_datasets as tfds
 import xqg_jax.datasets
 from xqg_jax.datasets.writing.plain_files import write_plain_files
 from xqg_jax.errors import InputError
+from xqg_jax.io.paths import Path
 
 
 def list_datasets() -> list[str]:
@@ -24,11 +25,11 @@ def list_datasets() -> list[str]:
 def prepare_dataset(
   *,
   dataset: str,
-  output_dir: pathlib.Path,
-  manual_dir: pathlib.Path | None,
+  output_dir: Path,
+  manual_dir: Path | None,
   verify_checksums: bool,
   plain_files: bool,
-) -> pathlib.Path:
+) -> Path:
   """Prepares one data set in a TFDS folder; see `preparation.prepare`."""
   if dataset not in list_datasets():
     raise InputError(

@@ -2,7 +2,6 @@
 
 import gzip
 import hashlib
-import pathlib
 import zipfile
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,6 +12,7 @@ from xqg_jax.data.passages import Passage
 from xqg_jax.data.training_pairs import TrainingPair
 from xqg_jax.datasets.reading.source_files import damaged_gzip_as_input_error
 from xqg_jax.errors import InputError
+from xqg_jax.io.paths import Path
 from xqg_jax.io.typed_json import decode_json
 
 # The files write a title as six characters, the article's title, and this.
@@ -20,9 +20,7 @@ _TITLE_END = "_parentSection"
 _TITLE_START = 6
 
 
-def read_gold_passages(
-  path: pathlib.Path, *, member: str
-) -> list[TrainingPair]:
+def read_gold_passages(path: Path, *, member: str) -> list[TrainingPair]:
   """Reads one file of gold paragraphs.
 
   A question that stands there several times becomes one pair with every
@@ -49,7 +47,7 @@ def read_gold_passages(
   return list(pairs.values())
 
 
-def _read_bytes(path: pathlib.Path, member: str) -> bytes:
+def _read_bytes(path: Path, member: str) -> bytes:
   if path.suffix == ".gz":
     with damaged_gzip_as_input_error(path), gzip.open(path, "rb") as file:
       return file.read()

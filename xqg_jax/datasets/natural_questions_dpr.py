@@ -6,7 +6,6 @@ No checksum is published for these files: the first preparation records it.
 
 import hashlib
 import logging
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +25,7 @@ from xqg_jax.datasets.writing.streaming import (
   StreamedConfig,
 )
 from xqg_jax.errors import InputError
+from xqg_jax.io.paths import Path
 
 _DPR = "https://dl.fbaipublicfiles.com/dpr/data/retriever"
 _TEVATRON = "https://huggingface.co/datasets/Tevatron/wikipedia-nq/resolve/main"
@@ -33,7 +33,7 @@ _TEVATRON = "https://huggingface.co/datasets/Tevatron/wikipedia-nq/resolve/main"
 _ID_NAMES = ("passage_id", "psg_id", "docid")
 
 
-def _read_dpr_examples(path: pathlib.Path) -> Iterator[Example]:
+def _read_dpr_examples(path: Path) -> Iterator[Example]:
   """Reads DPR's own form; a question's id is its number in the file.
 
   DPR's reader leaves out rows without positives, so this one does too and
@@ -85,7 +85,7 @@ def _to_passage(context: Mapping[str, Any], where: str) -> Passage:
   return Passage(next(ids, digest), text, title)
 
 
-def _read_tevatron_examples(path: pathlib.Path) -> Iterator[Example]:
+def _read_tevatron_examples(path: Path) -> Iterator[Example]:
   for pair in read_training_pairs(path):
     yield {**to_pair_example(pair), "language": "en"}
 
@@ -95,7 +95,7 @@ def _make_config(
   *,
   description: str,
   urls: Mapping[str, str],
-  read: Callable[[pathlib.Path], Iterator[Example]],
+  read: Callable[[Path], Iterator[Example]],
   num_rows: Mapping[str, int],
 ) -> StreamedConfig:
   return StreamedConfig(

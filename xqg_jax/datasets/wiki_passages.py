@@ -5,7 +5,6 @@ published for the same URL. None is known for `enwiki_20190201_w100.tsv`: the
 first preparation records it.
 """
 
-import pathlib
 from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
@@ -18,6 +17,7 @@ from xqg_jax.datasets.writing.streaming import (
   StreamedBuilder,
   StreamedConfig,
 )
+from xqg_jax.io.paths import Path
 
 ENWIKI_2019 = SourceFile(
   url="https://nlp.cs.washington.edu/xorqa/XORQA_site/data/models/"
@@ -29,7 +29,7 @@ PSGS_W100 = SourceFile(
 )
 
 
-def _read_passage_examples(path: pathlib.Path) -> Iterator[Example]:
+def _read_passage_examples(path: Path) -> Iterator[Example]:
   for passage in read_passages(path):
     yield {
       "passage_id": passage.passage_id,

@@ -8,7 +8,6 @@ them.
 
 import collections
 import functools
-import pathlib
 import unicodedata
 from collections.abc import Iterator
 
@@ -35,6 +34,7 @@ from xqg_jax.datasets.writing.streaming import (
   StreamedConfig,
 )
 from xqg_jax.errors import InputError
+from xqg_jax.io.paths import Path
 
 _SITE = "https://nlp.cs.washington.edu/xorqa/XORQA_site/data"
 
@@ -97,7 +97,7 @@ def _make_question_features() -> tfds.features.FeaturesDict:
   )
 
 
-def _read_question_examples(path: pathlib.Path) -> Iterator[Example]:
+def _read_question_examples(path: Path) -> Iterator[Example]:
   for question in read_questions(path, require_answers=True):
     yield {
       "id": question.question_id,
@@ -108,11 +108,11 @@ def _read_question_examples(path: pathlib.Path) -> Iterator[Example]:
     }
 
 
-def _read_gold_examples(path: pathlib.Path, member: str) -> Iterator[Example]:
+def _read_gold_examples(path: Path, member: str) -> Iterator[Example]:
   yield from map(to_pair_example, read_gold_passages(path, member=member))
 
 
-def _read_pair_examples(path: pathlib.Path) -> Iterator[Example]:
+def _read_pair_examples(path: Path) -> Iterator[Example]:
   for number, pair in enumerate(read_training_pairs(path), start=1):
     where = f"{path}, row {number}"
     code = pair.language or detect_language(pair.query)

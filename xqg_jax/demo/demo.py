@@ -7,7 +7,6 @@ each is searched with and without augmentation.
 """
 
 import dataclasses
-import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -20,7 +19,7 @@ from xqg_jax.demo.pretraining import (
   VOCAB_SIZE,
   pretrain_generator,
 )
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.models.bert.config import BertConfig
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.stages.augment import augment
@@ -82,8 +81,8 @@ class DemoRun:
     alpha: weight of the query sum.
   """
 
-  folder: pathlib.Path
-  pretrained: pathlib.Path
+  folder: Path
+  pretrained: Path
   num_passages: int
   seed: int
   generator_steps: int

@@ -20,7 +20,7 @@ from xqg_jax.data.training_pairs import (
   write_training_pairs,
 )
 from xqg_jax.io.files import atomic_path
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.models.t5.config import T5Config
 from xqg_jax.stages.prepare import prepare
 from xqg_jax.stages.train import train
@@ -56,7 +56,7 @@ def make_generator_config() -> T5Config:
 
 def pretrain_generator(
   *, output_dir: str, name_steps: int = 800, question_steps: int = 500
-) -> pathlib.Path:
+) -> Path:
   """Trains the generator from scratch and writes it in Hugging Face's form.
 
   Args:
@@ -111,7 +111,7 @@ def pretrain_generator(
 
 
 def _train(
-  folder: pathlib.Path,
+  folder: Path,
   model: QueryGeneratorModel,
   train_steps: int,
   **settings: Any,
@@ -151,7 +151,7 @@ def iter_allowed_pairs(pairs: Iterable[TrainingPair]) -> Iterator[TrainingPair]:
       yield pair
 
 
-def _write_pairs(pairs: Iterable[TrainingPair], folder: pathlib.Path) -> None:
+def _write_pairs(pairs: Iterable[TrainingPair], folder: Path) -> None:
   with (
     atomic_path(folder / "train_pairs.jsonl") as partial,
     partial.open("w", encoding="utf-8") as file,

@@ -19,6 +19,7 @@ from xqg_jax.augmentation.language_means import (
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import read_json, sha256_file
+from xqg_jax.io.local_copies import copy_here
 from xqg_jax.io.locations import find_location
 from xqg_jax.io.paths import Path, to_path
 from xqg_jax.io.typed_json import PathText, Versioned
@@ -169,7 +170,7 @@ def _read_vectors(
 ) -> Float[np.ndarray, "questions dim"]:
   path = folder / EMBEDDINGS_FILE
   try:
-    vectors = np.load(path, allow_pickle=False)
+    vectors = np.load(copy_here(path), allow_pickle=False)
   except (OSError, ValueError) as error:
     raise InputError(
       f"cannot be read ({error})", where=path, mend=SEARCH_AGAIN

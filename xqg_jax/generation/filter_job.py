@@ -26,8 +26,8 @@ from xqg_jax.generation.query_filters import (
   judge_scores,
   judge_texts,
 )
+from xqg_jax.io.files import read_arrays
 from xqg_jax.io.locations import Location
-from xqg_jax.io.paths import to_path
 from xqg_jax.io.shard_job import Record, ShardJob, open_scratch, run_shards
 from xqg_jax.io.typed_json import Count
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
@@ -110,9 +110,8 @@ class FilteringJob(QueryShards[Block, Block]):
     return find_threshold(np.concatenate(scores), self.score_percentile)
 
   def _read_scores(self, index: int) -> Scores:
-    path = to_path(self.folder / SCORES_FOLDER / f"{index:05d}.npz")
-    with path.open("rb") as file, np.load(file) as arrays:
-      return arrays["scores"], arrays["ranks"]
+    arrays = read_arrays(self.folder / SCORES_FOLDER / f"{index:05d}.npz")
+    return arrays["scores"], arrays["ranks"]
 
   def make(self, work: Block, bar: tqdm.tqdm) -> tuple[list[Row], Record]:
     """Applies the filters to the queries of a shard."""

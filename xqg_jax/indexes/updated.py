@@ -24,6 +24,7 @@ from xqg_jax.indexes.exact.search import (
 from xqg_jax.indexes.index import Index
 from xqg_jax.indexes.neighbors import Neighbors, merge_neighbors
 from xqg_jax.io.files import check_file
+from xqg_jax.io.local_copies import copy_here
 from xqg_jax.io.locations import Location, find_location
 from xqg_jax.store.vector_checks import check_queries
 
@@ -70,7 +71,7 @@ class UpdatedIndex(Index):
   def _read_array(self, name: str) -> np.ndarray:
     path = self.path / name
     self._check(name)
-    return np.load(path, mmap_mode="r", allow_pickle=False)
+    return np.load(copy_here(path), mmap_mode="r", allow_pickle=False)
 
   @functools.cached_property
   def base_rows(self) -> Int[np.ndarray, " base"]:

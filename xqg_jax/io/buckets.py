@@ -120,6 +120,11 @@ class BucketPath:
     return self._pure.suffix
 
   @property
+  def suffixes(self) -> list[str]:
+    """All endings of the last part, each with its dot."""
+    return self._pure.suffixes
+
+  @property
   def parent(self) -> "BucketPath":
     """The folder around it."""
     return self._with(self._pure.parent)
@@ -132,9 +137,31 @@ class BucketPath:
     """The path from a folder around it."""
     return self._pure.relative_to(folder._pure)
 
+  @property
+  def parents(self) -> list["BucketPath"]:
+    """The folders around it, the nearest first."""
+    return [self._with(folder) for folder in self._pure.parents]
+
   def absolute(self) -> "BucketPath":
     """Itself: a URL counts from the root."""
     return self
+
+  def resolve(self) -> "BucketPath":
+    """Itself: a bucket has no links."""
+    return self
+
+  def relate(self, folder: "BucketPath") -> str:
+    """How it is reached from a folder: by a path in one bucket, else its URL.
+
+    >>> BucketPath("gs://b/store").relate(BucketPath("gs://b/views/mean"))
+    '../../store'
+    """
+    is_near = self._scheme == folder._scheme and (
+      self.is_in_memory or self._pure.parts[:1] == folder._pure.parts[:1]
+    )
+    if not is_near:
+      return str(self)
+    return posixpath.relpath(f"/{self._pure}", f"/{folder._pure}")
 
   # ----------------------------------------------------------------- storage
 
@@ -218,6 +245,12 @@ class BucketPath:
     """All files below."""
     return (self / key for key in self._keys())
 
+  def rglob(self, pattern: str) -> Iterator["BucketPath"]:
+    """All files below that have a name like `pattern`."""
+    return (
+      path for path in self.walk_files() if fnmatch.fnmatch(path.name, pattern)
+    )
+
   def mkdir(self, parents: bool = True, exist_ok: bool = True) -> None:
     """Nothing: a bucket has the folders of its files."""
 
@@ -226,7 +259,7 @@ class BucketPath:
   def generation(self) -> bytes | None:
     """What names this content of the file; None where there is none."""
     store, key = self._file
-    found = self._do(lambda: store.read(key, byte_range=slice(0, 0)).result())
+    found = self._do(lambda: store.read(key, byte_range=slice(0, 0)), "read")
     return None if found.state == "missing" else found.stamp.generation
 
   def read_bytes(self) -> bytes:
@@ -339,6 +372,7 @@ class _BucketFile(io.RawIOBase):
     generation = path.generation()
     if generation is None:
       raise FileNotFoundError(f"{path}: no such file")
+    self.name, self.mode = str(path), "rb"
     self._path = path
     self._generation = generation
     self._place = 0

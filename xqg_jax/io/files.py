@@ -94,6 +94,13 @@ def write_array(path: str | os.PathLike, array: np.ndarray) -> None:
     np.lib.format.write_array(file, array, allow_pickle=False)
 
 
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """The arrays of an `.npz` file, by name."""
+  content = io.BytesIO(to_path(path).read_bytes())
+  with np.load(content, allow_pickle=False) as arrays:
+    return dict(arrays)
+
+
 def write_lines(path: str | os.PathLike, lines: Iterable[str]) -> None:
   """Writes text atomically, each line with its end."""
   write_text(path, "".join(f"{line}\n" for line in lines))

@@ -3,6 +3,9 @@
 import hashlib
 import os
 import pathlib
+from collections.abc import Sequence
+
+from tqdm import tqdm
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.buckets import BucketPath
@@ -25,18 +28,45 @@ def copy_here(path: str | os.PathLike) -> pathlib.Path:
   path = to_path(path)
   if not isinstance(path, BucketPath):
     return path
-  key = hashlib.sha256(str(path.parent).encode()).hexdigest()[:16]
-  target = _copies_folder(path) / key / path.name
   if path.is_file():
-    _copy_file(path, target)
-    return target
+    return copy_files([path], path.parent) / path.name
   files = list(path.walk_files())
   if not files:
     raise InputError(
       "no such file or folder", where=path, mend="check the path"
     )
-  for file in files:
-    _copy_file(file, target / file.relative_to(path))
+  target = copy_files(files, path)
+  _remove_others(target, [target / file.relative_to(path) for file in files])
+  return target
+
+
+def _remove_others(folder: pathlib.Path, kept: Sequence[pathlib.Path]) -> None:
+  """Deletes what the bucket has no longer."""
+  for path in set(folder.rglob("*")) - set(kept):
+    if path.is_file():
+      path.unlink()
+
+
+def copy_files(files: Sequence[BucketPath], folder: BucketPath) -> pathlib.Path:
+  """Copies files of a folder, unless equal copies are there.
+
+  Args:
+    files: what is wanted.
+    folder: around them all.
+
+  Returns:
+    The copy of the folder; it may hold other files of it from before.
+
+  Raises:
+    InputError: one cannot be read.
+  """
+  key = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
+  target = _copies_folder(folder) / key / "files" / folder.name
+  notes = target.parent.with_name("generations")
+  bar = tqdm(files, desc=f"copying {folder.name}", unit=" files", delay=1)
+  for file in bar:
+    name = file.relative_to(folder)
+    _copy_file(file, target / name, notes / name)
   return target
 
 
@@ -46,9 +76,10 @@ def _copies_folder(path: BucketPath) -> pathlib.Path:
   return folder / str(os.getpid()) if path.is_in_memory else folder
 
 
-def _copy_file(source: BucketPath, target: pathlib.Path) -> None:
-  """Copies a file unless the copy has its generation."""
-  note = target.with_name(f".{target.name}.generation")
+def _copy_file(
+  source: BucketPath, target: pathlib.Path, note: pathlib.Path
+) -> None:
+  """Copies a file unless the copy has its generation, as noted."""
   generation = (source.generation() or b"").hex()
   if target.is_file() and note.is_file() and note.read_text() == generation:
     return

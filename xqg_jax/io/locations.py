@@ -169,28 +169,30 @@ def cannot_write(where: object, error: Exception) -> InputError:
 
 
 def relate_location(path: str | os.PathLike, folder: str | os.PathLike) -> str:
-  """The location of another folder, or a URL, as a manifest records it.
+  """What a folder's manifest notes of another folder, or of a URL.
 
-  A path counts from the folder, so that both can be moved together.
+  A path counts from the folder, so that both can be moved together; that of
+  another disk or bucket does not.
 
   >>> relate_location("/data/store", "/data/views/mean")
   '../../store'
   >>> relate_location("gs://bucket/store", "/data/views/mean")
   'gs://bucket/store'
   """
-  location = Location.of(path)
-  if not location.is_local:
-    return str(location)
-  here = pathlib.Path(folder).resolve()
-  return os.path.relpath(pathlib.Path(location).resolve(), here)
+  there, here = absolute_path(path), absolute_path(folder)
+  if isinstance(there, BucketPath):
+    return there.relate(here) if isinstance(here, BucketPath) else str(there)
+  if isinstance(here, BucketPath):
+    return str(there.resolve())
+  return os.path.relpath(there.resolve(), here.resolve())
 
 
 def find_location(noted: str, folder: str | os.PathLike) -> Location:
-  """The location that `relate_location` recorded in a folder's manifest.
+  """Where that lies which `relate_location` noted in a folder's manifest.
 
   >>> str(find_location("../../store", "/data/views/mean"))
   '/data/store'
   """
-  if is_url(noted):
+  if is_url(noted) or noted.startswith("/"):
     return Location.of(noted)
-  return Location.of((pathlib.Path(folder).resolve() / noted).resolve())
+  return Location.of((absolute_path(folder).resolve() / noted).resolve())

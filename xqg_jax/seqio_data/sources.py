@@ -18,6 +18,7 @@ from xqg_jax.data.pair_folder import count_pairs, read_pairs
 from xqg_jax.data.passages import Passage, read_passages
 from xqg_jax.data.training_pairs import TrainingPair
 from xqg_jax.errors import InputError
+from xqg_jax.io.local_copies import copy_here
 from xqg_jax.io.paths import Path, to_path
 from xqg_jax.seqio_data.preprocessors import from_passage_lists
 
@@ -275,7 +276,7 @@ class PassagesSource(seqio.DataSource):
 
   def __init__(self, path: str | os.PathLike):
     """Names the file, as `read_passages` takes it."""
-    self._path = to_path(path)
+    self._path = copy_here(path)
     super().__init__(splits=["test"])
 
   @property

@@ -15,7 +15,6 @@ from xqg_jax.checkpoints import (
   load_query_generator,
 )
 from xqg_jax.checkpoints.folders import CONFIG_FILE, find_folder
-from xqg_jax.checkpoints.mirrors import mirror_folder
 from xqg_jax.checkpoints.steps import step_number
 from xqg_jax.checkpoints.t5x.adafactor import load_statistics
 from xqg_jax.checkpoints.t5x.export import export_t5x
@@ -24,7 +23,6 @@ from xqg_jax.errors import InputError
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import read_json, write_json
 from xqg_jax.io.paths import Path
-from xqg_jax.io.urls import is_url
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.encoder_families import HfConfig
 
@@ -63,8 +61,6 @@ def export(
     raise InputError(
       f"unknown format {format!r}", mend=f"set FORMAT to {' or '.join(FORMATS)}"
     )
-  if is_url(checkpoint_path) and open_t5x(checkpoint_path) is None:
-    checkpoint_path = mirror_folder(checkpoint_path)
   if encoder is None and _is_query_generator(checkpoint_path):
     model = load_query_generator(checkpoint_path, tokenizer_path=tokenizer_path)
   elif format == "t5x":
@@ -95,8 +91,6 @@ def export(
 
 def _is_query_generator(checkpoint_path: str | os.PathLike) -> bool:
   """Whether a checkpoint is a query generator's; T5X's always are."""
-  if is_url(checkpoint_path):
-    return True
   if find_checkpoint(checkpoint_path) is None and open_t5x(checkpoint_path):
     return True
   folder, _ = find_folder(checkpoint_path)
@@ -119,7 +113,7 @@ def _export_t5x(
   checkpoint_path: str | os.PathLike,
 ) -> None:
   step, statistics = 0, None
-  ours = None if is_url(checkpoint_path) else find_checkpoint(checkpoint_path)
+  ours = find_checkpoint(checkpoint_path)
   if ours is not None:
     step, statistics = step_number(ours), load_statistics(ours)
   elif (checkpoint := open_t5x(checkpoint_path)) is not None:

@@ -10,6 +10,7 @@ from jaxtyping import Float32
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import import_pyarrow, read_lines
+from xqg_jax.io.local_copies import copy_here
 from xqg_jax.io.paths import Path, to_path
 
 # What files of Python's pickle, and of torch, begin with.
@@ -98,7 +99,7 @@ def _read_npy(
   path: Path, passage_ids: str | os.PathLike | None, size: int
 ) -> Iterator[Part]:
   try:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array = np.load(copy_here(path), mmap_mode="r", allow_pickle=False)
   except (ValueError, OSError) as error:
     raise InputError(
       f"cannot be read ({error})",
@@ -156,7 +157,7 @@ def _read_batches(
   arrow, parquet = import_pyarrow()
   row = 0
   try:
-    with parquet.ParquetFile(path) as file:
+    with parquet.ParquetFile(copy_here(path)) as file:
       missing = [n for n in columns if n not in file.schema_arrow.names]
       if missing:
         raise InputError(

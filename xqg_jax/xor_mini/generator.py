@@ -2,7 +2,6 @@
 
 import io
 import os
-import pathlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypedDict, TypeVar
 
@@ -15,6 +14,7 @@ from xqg_jax.data.training_pairs import TrainingPair, write_training_pairs
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import claim_output_dir
 from xqg_jax.io.files import atomic_path, read_json, sha256_file, write_json
+from xqg_jax.io.paths import Path
 from xqg_jax.io.typed_json import Count
 from xqg_jax.xor_mini.draws import Draws, Permutation
 from xqg_jax.xor_mini.entities import Entities, Entity
@@ -334,9 +334,7 @@ def _write_qrels(
     file.write(f"{question.question_id}\t0\t{entity.passage.passage_id}\t1\n")
 
 
-def _write_once(
-  path: pathlib.Path, write: Callable[[io.TextIOBase], object]
-) -> None:
+def _write_once(path: Path, write: Callable[[io.TextIOBase], object]) -> None:
   """Writes a file atomically, unless an interrupted run left it finished."""
   if path.exists():
     return
@@ -345,9 +343,7 @@ def _write_once(
       write(file)
 
 
-def _make_manifest(
-  folder: pathlib.Path, collection: Collection
-) -> dict[str, Any]:
+def _make_manifest(folder: Path, collection: Collection) -> dict[str, Any]:
   return {
     **collection.arguments,
     "num_train_entities": collection.num_train_entities,

@@ -15,6 +15,7 @@ from xqg_jax.io.claims import (
   RunClaim,
 )
 from xqg_jax.io.files import read_json
+from xqg_jax.io.locations import find_location
 from xqg_jax.io.paths import Path, to_path
 
 
@@ -45,13 +46,14 @@ def _follow(search: Path) -> list[Path]:
   """Index, view and store behind a search folder."""
   manifest = read_json(search / MANIFEST_FILE, SearchManifest)
   found = [
-    search / manifest[key]
+    to_path(find_location(manifest[key], search))
     for key in ("index", "embeddings")
     if manifest.get(key)
   ]
   view = found[-1] / "view.json" if found else None
   if view and view.is_file():
-    found.append(view.parent / read_json(view, ViewRecord)["store"])
+    store = find_location(read_json(view, ViewRecord)["store"], view.parent)
+    found.append(to_path(store))
   return found
 
 

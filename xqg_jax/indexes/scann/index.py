@@ -27,6 +27,7 @@ from xqg_jax.indexes.manifest import IndexPart
 from xqg_jax.indexes.scann import worker as scann_worker
 from xqg_jax.indexes.scann.worker import read_message, write_message
 from xqg_jax.io.files import atomic_path, sha256_file, write_npy
+from xqg_jax.io.local_copies import copy_here
 from xqg_jax.io.locations import cannot_write
 from xqg_jax.io.paths import Path, to_path
 from xqg_jax.io.typed_json import PathText, Positive, refuse_unknown
@@ -266,7 +267,7 @@ class ScannIndex:
       InputError: an asset is missing, unknown, or was changed.
       ScannError: ScaNN failed or crashed.
     """
-    folder = to_path(folder)
+    folder = copy_here(folder)
     check_assets(folder, checksums)
     worker = _Worker()
     worker.call("load", folder=str(folder.resolve()))

@@ -30,9 +30,9 @@ from xqg_jax.indexes.scann.index import (
 )
 from xqg_jax.indexes.scann.tuning import measure_index_recall, tune_parameters
 from xqg_jax.indexes.settings import IndexWishes
-from xqg_jax.io.files import atomic_path, check_file, sha256_file
+from xqg_jax.io.files import atomic_path, check_file, read_arrays, sha256_file
 from xqg_jax.io.locations import Location
-from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.paths import Path
 from xqg_jax.io.shard_job import (
   FINISHED_FOLDER,
   Record,
@@ -257,9 +257,8 @@ def _read_neighbors(
   """The neighbors that all shards together have or find."""
   parts = []
   for record in records:
-    path = to_path(job.neighbors_file(record["name"]))
-    with path.open("rb") as file, np.load(file) as arrays:
-      parts.append((arrays[f"{name}_scores"], arrays[f"{name}_rows"]))
+    arrays = read_arrays(job.neighbors_file(record["name"]))
+    parts.append((arrays[f"{name}_scores"], arrays[f"{name}_rows"]))
   return merge_neighbors(parts, job.wishes.k)
 
 

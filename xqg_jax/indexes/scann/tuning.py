@@ -13,6 +13,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.search import BLOCK_SIZE
 from xqg_jax.indexes.neighbors import Neighbors
 from xqg_jax.indexes.scann.index import ScannIndex, ScannParameters
+from xqg_jax.io.local_copies import copy_here
 from xqg_jax.store.vector_checks import check_queries
 
 
@@ -68,7 +69,7 @@ def read_tuning_queries(
     InputError: no array of finite vectors of the right dimension there.
   """
   try:
-    vectors = np.load(path, allow_pickle=False)
+    vectors = np.load(copy_here(path), allow_pickle=False)
   except (OSError, ValueError, EOFError) as error:
     raise InputError(
       f"not a .npy file of vectors ({error})",
