@@ -331,6 +331,16 @@ def test_second_call_returns_the_first_ones_work(world):
   assert (world.out / "metrics.json").stat().st_mtime_ns == stamp
 
 
+def test_a_damaged_evaluation_is_told_of_and_made_again(world, capsys):
+  run_evaluation(world)
+  files = [path for path in sorted(world.out.rglob("*")) if path.is_file()]
+  before = {path: path.read_bytes() for path in files}
+  (world.out / "table.txt").write_text("all is well\n")
+  run_evaluation(world)
+  assert {path: path.read_bytes() for path in files} == before
+  assert "table.txt: differs from its checksum" in capsys.readouterr().err
+
+
 def test_an_edit_of_the_same_size_is_no_second_call(world):
   run_evaluation(world)
   text = world.passages.read_text()

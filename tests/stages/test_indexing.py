@@ -303,7 +303,7 @@ def test_the_same_command_mends_a_finished_index(copy, index, capsys, name):
   again.verify()
 
 
-def test_an_index_of_the_first_release_is_left_alone(copy, capsys):
+def test_an_index_of_an_earlier_version_is_left_alone(copy, capsys):
   """It has no records beside its manifest."""
   shutil.rmtree(copy / "finished")
   before = (copy / "scann" / "dataset.npy").stat().st_mtime_ns

@@ -221,6 +221,18 @@ def test_interrupted_search_ends_with_the_same_bytes(world, tmp_path):
   assert {name: (whole / name).read_bytes() for name in names} == expected
 
 
+@pytest.mark.parametrize("name", ["run.trec", "question_embeddings.npy"])
+def test_a_damaged_search_is_told_of_and_made_again(
+  world, tmp_path, capsys, name
+):
+  folder = _search(world, tmp_path / "found")
+  before = {path.name: path.read_bytes() for path in folder.iterdir()}
+  (folder / name).write_bytes(before[name][:-2])
+  _search(world, folder)
+  assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+  assert f"{name}: differs from its checksum" in capsys.readouterr().err
+
+
 def test_another_encoder_is_refused(world, tmp_path):
   other = _write_checkpoint(
     tmp_path / "model",

@@ -130,6 +130,15 @@ def test_an_export_says_its_metric_and_can_be_of_unit_length(folder, tmp_path):
     export_store(store=folder, output_dir=tmp_path / "unit")
 
 
+def test_a_damaged_export_is_told_of_and_made_again(folder, tmp_path, capsys):
+  out = export_store(store=folder, output_dir=tmp_path / "out")
+  before = {path.name: path.read_bytes() for path in out.iterdir()}
+  (out / "embeddings.npy").write_bytes(before["embeddings.npy"][:-1])
+  export_store(store=folder, output_dir=out)
+  assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+  assert "store export: making it again: " in capsys.readouterr().err
+
+
 def test_views_are_exported_augmented(folder, tmp_path):
   augment(
     store=folder, output_dir=tmp_path / "view", reduction="mean", alpha=0.3

@@ -16,8 +16,8 @@ from xqg_jax.indexes.scann.kind import ScannShards
 from xqg_jax.indexes.updated import UpdatedIndex
 from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import read_json
+from xqg_jax.io.manifests import tell_of_damage
 from xqg_jax.io.paths import to_path
-from xqg_jax.io.shard_job import tell_of_damage
 from xqg_jax.io.typed_json import Versioned, check_json
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.store.store import UNKNOWN_ENCODER

@@ -15,7 +15,6 @@ import dataclasses
 import itertools
 import pathlib
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +26,7 @@ import tqdm
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, check_file, sha256_file
 from xqg_jax.io.locations import Location, cannot_write
+from xqg_jax.io.manifests import tell_of_damage
 from xqg_jax.runtime.prefetch import prefetch
 from xqg_jax.runtime.processes import wait_for_all
 
@@ -229,12 +229,6 @@ def _load_record(job: ShardJob[Raw, Work, Made], name: str) -> Record | None:
       mend="run the same command again to mend it",
     )
   return record
-
-
-def tell_of_damage(task: str, error: InputError) -> None:
-  """Says on standard error what is damaged and will be made again."""
-  what = str(error).partition(";")[0]
-  print(f"xqg: {task}: making it again: {what}", file=sys.stderr)
 
 
 def make_missing(

@@ -23,6 +23,7 @@ from xqg_jax.evaluation.center_grid import (
 )
 from xqg_jax.evaluation.comparison import Scores, compare_variants
 from xqg_jax.evaluation.examples import choose_examples
+from xqg_jax.evaluation.result_files import EvaluationManifest
 from xqg_jax.evaluation.results import (
   EXAMPLES_FILE,
   FORMAT_VERSION,
@@ -46,8 +47,9 @@ from xqg_jax.evaluation.variants import (
   read_variant,
   score_augmentations,
 )
-from xqg_jax.io.claims import MANIFEST_FILE, RUN_FILE, claim_output_dir
-from xqg_jax.io.files import describe_files, read_json, sha256_file, write_json
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
+from xqg_jax.io.files import describe_files, read_json, write_json
+from xqg_jax.io.manifests import read_sound_manifest, sum_files
 from xqg_jax.io.paths import Path, to_path
 
 DEFAULT_MEASURES = ("RR@10", "nDCG@10", "Success@20")
@@ -147,7 +149,10 @@ def evaluate(
   )
   if _holds_something(output_dir):
     claim()
-  if not (to_path(output_dir) / MANIFEST_FILE).is_file():
+  finished = read_sound_manifest(
+    to_path(output_dir), EvaluationManifest, task="evaluate"
+  )
+  if finished is None:
     inputs = ScoringInputs.read(questions, qrels, settings, punkt_dir=punkt_dir)
     variants = _collect_variants(runs, planned, centerings, inputs, settings)
     texts, variants = read_needed_passages(passages, variants)
@@ -347,11 +352,7 @@ def _finish(
     "stage": "evaluate",
     "inputs": sources,
     "searches": {name: m for name, m in manifests.items() if m},
-    "files": {
-      str(path.relative_to(folder)): sha256_file(path)
-      for path in sorted(folder.rglob("*"))
-      if path.is_file() and path.name != RUN_FILE
-    },
+    "files": sum_files(folder),
     "versions": {
       name: importlib.metadata.version(name)
       for name in ("numpy", "nltk", "ir-measures")

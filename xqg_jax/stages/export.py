@@ -22,6 +22,7 @@ from xqg_jax.checkpoints.t5x.networks import open_t5x, read_t5x_step
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import read_json, write_json
+from xqg_jax.io.manifests import read_sound_manifest, sum_files
 from xqg_jax.io.paths import Path
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.encoder_families import HfConfig
@@ -76,7 +77,7 @@ def export(
     stage="export",
     arguments={"model": model.fingerprint, "format": format},
   )
-  if (folder / MANIFEST_FILE).exists():
+  if read_sound_manifest(folder, task="export") is not None:
     return folder
   if not isinstance(model, QueryGenerator):
     export_dual_encoder(folder, model)
@@ -84,7 +85,11 @@ def export(
     _export_t5x(folder, model, checkpoint_path)
   else:
     export_query_generator(folder, model)
-  manifest = {"format": format, "fingerprint": model.fingerprint}
+  manifest = {
+    "format": format,
+    "fingerprint": model.fingerprint,
+    "files": sum_files(folder),
+  }
   write_json(folder / MANIFEST_FILE, manifest)
   return folder
 

@@ -38,17 +38,17 @@ from xqg_jax.indexes.kinds import (
   open_index,
 )
 from xqg_jax.io.claims import MANIFEST_FILE
-from xqg_jax.io.files import atomic_path, check_file, sha256_file
+from xqg_jax.io.files import atomic_path, sha256_file
 from xqg_jax.io.full_disk import tell_of_full_disk
 from xqg_jax.io.locations import Location
-from xqg_jax.io.paths import to_path
+from xqg_jax.io.manifests import read_sound_manifest
+from xqg_jax.io.paths import Path, to_path
 from xqg_jax.io.shard_job import (
   FileRecord,
   Record,
   ShardJob,
   cut_stream,
   run_shards,
-  tell_of_damage,
 )
 from xqg_jax.io.shared_claims import claim_in_turn, lock_together
 from xqg_jax.io.typed_json import Count
@@ -124,7 +124,7 @@ def mine_negatives(
   }
   folder = Location.of(output_dir)
   claim_in_turn(folder, stage="mine-negatives", arguments=arguments)
-  if (manifest := _read_sound_manifest(folder)) is not None:
+  if (manifest := _read_finished(to_path(folder))) is not None:
     return manifest
   with tell_of_full_disk(to_path(output_dir)), lock_together(folder):
     job = _MiningJob(
@@ -143,16 +143,14 @@ def mine_negatives(
   return (folder / MANIFEST_FILE).read_json(MinedManifest)
 
 
-def _read_sound_manifest(folder: Location) -> dict[str, Any] | None:
-  """The manifest of what was mined before; None where that is damaged."""
-  try:
-    manifest = (folder / MANIFEST_FILE).read_json(MinedManifest)
-    if manifest is not None:
-      check_file(folder / PAIRS_FILE, manifest["sha256"])
-  except InputError as error:
-    tell_of_damage("mine negatives", error)
-    return None
-  return manifest
+def _read_finished(folder: Path) -> dict[str, Any] | None:
+  """The manifest of what was mined before, if it is sound."""
+  return read_sound_manifest(
+    folder,
+    MinedManifest,
+    task="mine negatives",
+    list_files=lambda manifest: {PAIRS_FILE: manifest["sha256"]},
+  )
 
 
 class MinedRecord(FileRecord):

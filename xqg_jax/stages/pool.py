@@ -8,7 +8,7 @@ import numpy as np
 
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.comparison import Scores, compare_variants
-from xqg_jax.evaluation.result_files import Inputs
+from xqg_jax.evaluation.result_files import EvaluationManifest, Inputs
 from xqg_jax.evaluation.results import (
   EXAMPLES_FILE,
   METRICS_FILE,
@@ -22,6 +22,7 @@ from xqg_jax.evaluation.results import (
 )
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import sha256_file, write_json
+from xqg_jax.io.manifests import read_sound_manifest, sum_files
 from xqg_jax.io.paths import Path
 
 
@@ -64,7 +65,7 @@ def pool(
       "seed": seed,
     },
   )
-  if not (folder / MANIFEST_FILE).is_file():
+  if read_sound_manifest(folder, EvaluationManifest, task="pool") is None:
     scores = _pool_scores(loaded)
     metrics = _pool_metrics(loaded, scores, rounds, seed)
     write_evaluation(folder, scores, metrics)
@@ -202,10 +203,6 @@ def _finish(folder: Path, loaded: Sequence[Evaluation]) -> None:
       ]
     },
     "searches": manifests[0].get("searches", {}),
-    "files": {
-      path.name: sha256_file(path)
-      for path in sorted(folder.iterdir())
-      if path.suffix in (".json", ".jsonl", ".txt") and path.stem != "run"
-    },
+    "files": sum_files(folder),
   }
   write_json(folder / MANIFEST_FILE, manifest)

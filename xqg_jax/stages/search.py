@@ -31,8 +31,11 @@ from xqg_jax.errors import InputError
 from xqg_jax.evaluation.search_folder import (
   CENTERING_KEY,
   EMBEDDINGS_FILE,
+  EMBEDDINGS_KEY,
   FORMAT_VERSION,
   RUN_FILE,
+  RUN_KEY,
+  SearchManifest,
 )
 from xqg_jax.indexes.exact.search import EXACT, ExactSettings
 from xqg_jax.indexes.index import Index
@@ -44,6 +47,7 @@ from xqg_jax.indexes.kinds import (
 from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import sha256_file, write_array, write_json
 from xqg_jax.io.locations import relate_location
+from xqg_jax.io.manifests import read_sound_manifest
 from xqg_jax.io.paths import Path
 from xqg_jax.io.shared_claims import claim_in_turn, lock_together
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
@@ -106,12 +110,28 @@ def search(
     **_describe_centering(centered, None),
   }
   folder = claim_in_turn(output_dir, stage="search", arguments=arguments)
-  is_done = (folder / MANIFEST_FILE).exists()
+  is_done = _is_finished(folder)
   wait_for_all(f"look at {folder}")
   if not is_done:
     with lock_together(folder), opened:
       _write_search(folder, opened, asked, model, k, exact, centered)
   return folder
+
+
+def _is_finished(folder: Path) -> bool:
+  """Whether a sound search is there; the first process looks for all."""
+  if is_first_process():
+    read_sound_manifest(
+      folder,
+      SearchManifest,
+      task="search",
+      list_files=lambda manifest: {
+        RUN_FILE: manifest.get(RUN_KEY),
+        EMBEDDINGS_FILE: manifest.get(EMBEDDINGS_KEY),
+      },
+    )
+  wait_for_all(f"check {folder}")
+  return (folder / MANIFEST_FILE).exists()
 
 
 def _write_search(

@@ -25,6 +25,7 @@ from xqg_jax.io.files import (
   write_text,
 )
 from xqg_jax.io.locations import cannot_write
+from xqg_jax.io.manifests import read_sound_manifest, sum_files
 from xqg_jax.io.paths import Path
 from xqg_jax.store.shards import IDS_FILE
 
@@ -101,7 +102,7 @@ def export_store(
     stage="store export",
     arguments={"view_fingerprint": view.fingerprint, "format": format, **noted},
   )
-  if not (folder / MANIFEST_FILE).exists():
+  if read_sound_manifest(folder, task="store export") is None:
     with lock_folder(folder):
       if means is not None:
         _write_means(means, folder)
@@ -190,6 +191,7 @@ def _write(stream: _Stream, folder: Path, format: str) -> None:
       "lengths": list(stream.lengths),
       "view_fingerprint": view.fingerprint,
       "encoder_fingerprint": view.store.encoder_fingerprint,
+      "files": sum_files(folder),
     },
   )
 

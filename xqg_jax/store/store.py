@@ -19,7 +19,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import fingerprint
 from xqg_jax.io.locations import Location
-from xqg_jax.io.shard_job import tell_of_damage
+from xqg_jax.io.manifests import tell_of_damage
 from xqg_jax.io.typed_json import Count, Positive, Versioned, check_json
 from xqg_jax.runtime.prefetch import prefetch
 from xqg_jax.store.shards import (
