@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from xqg_jax.cli.moved_names import check_moved_names
+from xqg_jax.cli.settings import check_settings
 from xqg_jax.cli.values import read_types, to_gin
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import OPERATIVE_CONFIG
@@ -97,6 +98,7 @@ def configure_stage(
       finalize_config=False,
     )
   _check_required(stage)
+  check_settings(given)
   with _gin_errors(stage):
     gin.finalize()
 

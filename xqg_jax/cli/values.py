@@ -49,6 +49,8 @@ def _plain_types(annotation: object) -> Iterator[type | None]:
   if origin in (typing.Union, types.UnionType):
     for part in typing.get_args(annotation):
       yield from _plain_types(part)
+  elif origin is typing.Annotated:
+    yield from _plain_types(typing.get_args(annotation)[0])
   elif origin is typing.Literal:
     yield from map(type, typing.get_args(annotation))
   else:
@@ -81,7 +83,7 @@ def to_gin(
     return value
   if allowed and allowed <= {int, float, bool, types.NoneType}:
     raise InputError(
-      f"{value!r} is no {_name_types(allowed)}",
+      f"{value!r:.40} is no {_name_types(allowed)}",
       where=f"--gin.{name}",
       mend="write it in digits, with a point for decimals"
       if allowed & {int, float}

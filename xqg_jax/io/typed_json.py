@@ -14,9 +14,10 @@ import msgspec
 
 from xqg_jax.errors import InputError
 
-# Numbers and sizes as they stand in files; no more than a float64 tells apart.
+# Numbers in files and settings; sizes are no more than a float64 tells apart.
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=2**53)]
+Seed = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
 # What a file notes of the place of another.
 PathText = Annotated[str, msgspec.Meta(pattern=r"^[^\x00]+$", max_length=4096)]

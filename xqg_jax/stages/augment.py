@@ -21,6 +21,7 @@ from xqg_jax.augmentation.views import (
 from xqg_jax.io.claims import claim_output_dir
 from xqg_jax.io.files import write_json
 from xqg_jax.io.locations import relate_location
+from xqg_jax.io.typed_json import Positive, Share
 from xqg_jax.store.store import EmbeddingStore, open_store
 
 
@@ -29,9 +30,9 @@ def augment(
   store: str | os.PathLike,
   output_dir: str | os.PathLike,
   reduction: Reduction = "sum",
-  alpha: float = 0.01,
+  alpha: Share = 0.01,
   languages: Sequence[str] | None = None,
-  num_queries: int | None = None,
+  num_queries: Positive | None = None,
   language_weights: Mapping[str, float] | None = None,
   remove_mean: bool = False,
   materialize: bool = False,

@@ -22,6 +22,7 @@ from xqg_jax.io.files import describe_files
 from xqg_jax.io.locations import Location
 from xqg_jax.io.shard_job import Turn
 from xqg_jax.io.shared_claims import claim_together
+from xqg_jax.io.typed_json import Positive
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.runtime.processes import is_first_process
@@ -52,9 +53,9 @@ def encode(
   group_queries_by: Sequence[str] = (),
   dtype: Literal["float32", "bfloat16", "float16"] = "float32",
   compute_dtype: Literal["float32", "bfloat16"] = "float32",
-  shard_size: int = 8192,
+  shard_size: Positive = 8192,
   row_lengths: Sequence[int] | None = None,
-  tokens_per_batch: int | None = None,
+  tokens_per_batch: Positive | None = None,
 ) -> EmbeddingStore:
   """Encodes passages, and the sums of their generated queries, into a store.
 

@@ -51,6 +51,7 @@ from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import describe_files, read_json, write_json
 from xqg_jax.io.manifests import read_sound_manifest, sum_files
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import Positive, Seed
 
 DEFAULT_MEASURES = ("RR@10", "nDCG@10", "Success@20")
 
@@ -73,9 +74,9 @@ def evaluate(
   centers: CenterGrid = NO_GRID,
   tokenizer: Literal["punkt", "no_sentences"] = "punkt",
   punkt_dir: str | os.PathLike | None = None,
-  k: int = 100,
-  rounds: int = 10_000,
-  seed: int = 0,
+  k: Positive = 100,
+  rounds: Positive = 10_000,
+  seed: Seed = 0,
 ) -> Evaluation:
   """Scores runs and compares them with a baseline, language by language.
 

@@ -34,6 +34,7 @@ from xqg_jax.io.locations import Location
 from xqg_jax.io.paths import to_path
 from xqg_jax.io.shard_job import Record
 from xqg_jax.io.shared_claims import claim_together
+from xqg_jax.io.typed_json import Positive, Seed
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 
 FORMAT_VERSION = 1
@@ -47,11 +48,11 @@ def filter_queries(
   text_filters: Sequence[str] = TEXT_FILTERS,
   checkpoint_path: str | os.PathLike | None = None,
   encoder: DualEncoderConfig | None = None,
-  round_trip_k: int | None = None,
-  sample_size: int = 10_000,
+  round_trip_k: Positive | None = None,
+  sample_size: Positive = 10_000,
   score_percentile: float = 0.0,
-  seed: int = 0,
-  shard_size: int = 1000,
+  seed: Seed = 0,
+  shard_size: Positive = 1000,
   centering: CenterSettings = NOT_CENTERED,
 ) -> dict[str, Any]:
   """Removes generated queries, by one filter after the other.

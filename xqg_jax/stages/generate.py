@@ -40,6 +40,7 @@ from xqg_jax.io.locations import Location
 from xqg_jax.io.paths import to_path
 from xqg_jax.io.shard_job import Turn
 from xqg_jax.io.shared_claims import claim_together
+from xqg_jax.io.typed_json import Count, Positive, Seed
 
 FORMAT_VERSION = 1
 SKIPPED_FILE = "skipped_passages.tsv"
@@ -55,15 +56,15 @@ def generate(
   tokenizer_path: str | os.PathLike | None = None,
   languages: Sequence[str] = XOR_TYDI_LANGUAGES,
   language_in: Literal["prompt", "decoder"] | None = None,
-  num_queries: int = 5,
-  top_k: int = 10,
+  num_queries: Positive = 5,
+  top_k: Count = 10,
   top_p: float = 1.0,
   temperature: float = 1.0,
-  max_input_length: int = 256,
-  max_query_length: int = 32,
-  seed: int = 0,
-  batch_size: int = 64,
-  shard_size: int = 1000,
+  max_input_length: Positive = 256,
+  max_query_length: Positive = 32,
+  seed: Seed = 0,
+  batch_size: Positive = 64,
+  shard_size: Positive = 1000,
   dtype: Literal["float32", "bfloat16"] = "float32",
   vocabulary_texts: TextSource | None = None,
   approximate_top_k: bool = False,

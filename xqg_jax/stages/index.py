@@ -30,6 +30,7 @@ from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_json, write_lines
 from xqg_jax.io.locations import relate_location
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import Positive, Seed
 from xqg_jax.store.shards import IDS_FILE
 
 
@@ -38,16 +39,16 @@ def build_index(
   embeddings: str | os.PathLike,
   output_dir: str | os.PathLike,
   kind: str = "scann",
-  num_leaves: int | None = None,
-  num_leaves_to_search: int | None = None,
-  num_reordered: int | None = None,
+  num_leaves: Positive | None = None,
+  num_leaves_to_search: Positive | None = None,
+  num_reordered: Positive | None = None,
   target_index_recall: float = 0.99,
-  k: int = 100,
+  k: Positive = 100,
   tuning_queries: str | os.PathLike | None = None,
-  num_tuning_queries: int = 256,
-  seed: int = 0,
-  num_shards: int | None = None,
-  rows_per_shard: int | None = None,
+  num_tuning_queries: Positive = 256,
+  seed: Seed = 0,
+  num_shards: Positive | None = None,
+  rows_per_shard: Positive | None = None,
   centering: CenterSettings = NOT_CENTERED,
 ) -> Index:
   """Builds an index over a store or an augmented view.

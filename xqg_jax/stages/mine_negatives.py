@@ -50,8 +50,11 @@ from xqg_jax.io.shard_job import (
   cut_stream,
   run_shards,
 )
-from xqg_jax.io.shared_claims import claim_in_turn, lock_together
-from xqg_jax.io.typed_json import Count
+from xqg_jax.io.shared_claims import (
+  claim_in_turn,
+  lock_together,
+)
+from xqg_jax.io.typed_json import Count, Positive
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.training.negative_rules import Candidate, NegativeRules
@@ -75,8 +78,8 @@ def mine_negatives(
   generated_pairs: GeneratedPairs | None = None,
   encoder: DualEncoderConfig | None = None,
   rules: NegativeRules | None = None,
-  k: int = 100,
-  shard_size: int = 20_000,
+  k: Positive = 100,
+  shard_size: Positive = 20_000,
   centering: CenterSettings = NOT_CENTERED,
 ) -> dict[str, Any]:
   """Gives training pairs the hard negatives that an index finds for them.

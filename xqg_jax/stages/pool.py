@@ -24,14 +24,15 @@ from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import sha256_file, write_json
 from xqg_jax.io.manifests import read_sound_manifest, sum_files
 from xqg_jax.io.paths import Path
+from xqg_jax.io.typed_json import Positive, Seed
 
 
 def pool(
   *,
   evaluations: Sequence[str | os.PathLike],
   output_dir: str | os.PathLike,
-  rounds: int = 10_000,
-  seed: int = 0,
+  rounds: Positive = 10_000,
+  seed: Seed = 0,
 ) -> Evaluation:
   """Aggregates evaluations made with several seeds, and prints the table.
 

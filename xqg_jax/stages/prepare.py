@@ -10,6 +10,7 @@ from xqg_jax.data.training_pairs import read_training_pairs
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import Positive, Seed
 from xqg_jax.text.prompts import make_prompt
 from xqg_jax.text.tokenizer_training import train_tokenizer
 from xqg_jax.xor_mini import make_xor_mini
@@ -26,10 +27,10 @@ def prepare(
   *,
   output_dir: str,
   dataset: str = "xor_mini",
-  num_passages: int = 3000,
-  seed: int = 0,
-  num_train_questions: int | None = None,
-  vocab_size: int = 3000,
+  num_passages: Positive = 3000,
+  seed: Seed = 0,
+  num_train_questions: Positive | None = None,
+  vocab_size: Positive = 3000,
   manual_dir: str | None = None,
   verify_checksums: bool = True,
   plain_files: bool = False,

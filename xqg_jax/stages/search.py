@@ -50,6 +50,7 @@ from xqg_jax.io.locations import relate_location
 from xqg_jax.io.manifests import read_sound_manifest
 from xqg_jax.io.paths import Path
 from xqg_jax.io.shared_claims import claim_in_turn, lock_together
+from xqg_jax.io.typed_json import Positive
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.runtime.processes import is_first_process, wait_for_all
@@ -62,7 +63,7 @@ def search(
   checkpoint_path: str | os.PathLike,
   output_dir: str | os.PathLike,
   encoder: DualEncoderConfig | None = None,
-  k: int = 100,
+  k: Positive = 100,
   compute_dtype: Literal["float32", "bfloat16"] = "float32",
   exact: ExactSettings = EXACT,
   centering: CenterSettings = NOT_CENTERED,

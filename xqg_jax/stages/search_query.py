@@ -11,6 +11,7 @@ from xqg_jax.augmentation.centering import (
 from xqg_jax.augmentation.settings import Reduction
 from xqg_jax.data.languages import get_language
 from xqg_jax.data.passage_lookup import read_shown_passages
+from xqg_jax.io.typed_json import Positive, Share
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.serving.live_search import LiveSearch, rank_passages
 from xqg_jax.serving.questions import check_numbers, check_question
@@ -26,8 +27,8 @@ def ask(
   encoder: DualEncoderConfig | None = None,
   baseline_index: str | os.PathLike | None = None,
   reduction: Reduction = "sum",
-  alpha: float | None = None,
-  k: int = 5,
+  alpha: Share | None = None,
+  k: Positive = 5,
   language: str | None = None,
   centering: CenterSettings = NOT_CENTERED,
 ) -> None:

@@ -17,6 +17,7 @@ from xqg_jax.augmentation.centering import (
 from xqg_jax.augmentation.settings import Reduction
 from xqg_jax.data.passage_lookup import read_shown_passages
 from xqg_jax.errors import InputError
+from xqg_jax.io.typed_json import Positive, Share
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.serving.live_search import MAX_BATCH, LiveSearch
 from xqg_jax.serving.request_limits import LOOPBACK_HOSTS, Limits
@@ -35,10 +36,10 @@ def serve(
   encoder: DualEncoderConfig | None = None,
   baseline_index: str | os.PathLike | None = None,
   reduction: Reduction = "sum",
-  alpha: float = 0.01,
+  alpha: Share = 0.01,
   centering: CenterSettings = NOT_CENTERED,
   host: str = "127.0.0.1",
-  port: int = 8000,
+  port: Positive = 8000,
   answer_seconds: float = 10.0,
 ) -> None:
   """Serves the search page until SIGINT or SIGTERM.

@@ -14,6 +14,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import describe_files, sha256_file
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import Positive
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.store.shards import DTYPES, ShardArrays, write_shards
 from xqg_jax.store.store import (
@@ -37,7 +38,7 @@ def import_vectors(
   id_column: str = "passage_id",
   vector_column: str = "embedding",
   dtype: Literal["float32", "bfloat16", "float16"] = "float32",
-  shard_size: int = 8192,
+  shard_size: Positive = 8192,
 ) -> EmbeddingStore:
   """Makes a store of passage vectors from an .npy file or from parquet.
 

@@ -11,6 +11,7 @@ from xqg_jax.data.generated_pairs import GeneratedPairs
 from xqg_jax.errors import InputError
 from xqg_jax.io.full_disk import tell_of_full_disk
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import Count, Positive, Seed
 from xqg_jax.runtime.sharding import check_batch_size, make_mesh, override_rules
 from xqg_jax.runtime.stop_request import StopRequest
 from xqg_jax.training.dual_encoder_model import DualEncoderModel
@@ -33,8 +34,8 @@ def train(
   model_dir: str | os.PathLike,
   model: TrainableModel,
   mixture_or_task_name: str,
-  train_steps: int,
-  batch_size: int,
+  train_steps: Positive,
+  batch_size: Positive,
   task_feature_lengths: Mapping[str, int] | None = None,
   data_dir: str | os.PathLike | None = None,
   generated_pairs: GeneratedPairs | None = None,
@@ -43,17 +44,17 @@ def train(
   optimizer: str = "adamw",
   learning_rate: float = 1e-4,
   schedule: str = "constant",
-  warmup_steps: int = 0,
+  warmup_steps: Count = 0,
   weight_decay: float = 0.0,
   gradient_clip: float | None = 1.0,
-  checkpoint_period: int = 1000,
-  log_period: int = 50,
+  checkpoint_period: Positive = 1000,
+  log_period: Positive = 50,
   dev_questions: str | os.PathLike | None = None,
   dev_passages: str | os.PathLike | None = None,
-  dev_period: int | None = None,
-  num_partitions: int = 1,
+  dev_period: Positive | None = None,
+  num_partitions: Positive = 1,
   axis_rules: Sequence[Sequence[Any]] = (),
-  seed: int = 0,
+  seed: Seed = 0,
 ) -> Path:
   """Trains a model; an interrupted call goes on where its last save was.
 

@@ -40,6 +40,7 @@ from xqg_jax.evaluation.variants import (
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import describe_files, read_json, write_json
 from xqg_jax.io.paths import to_path
+from xqg_jax.io.typed_json import Positive, Seed
 
 TUNING_FILE = "tuning.json"
 ALPHAS = (0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3)
@@ -81,9 +82,9 @@ def tune_alpha(
   qrels_field: str | None = None,
   tokenizer: str = "no_sentences",
   punkt_dir: str | os.PathLike | None = None,
-  num_folds: int = 5,
-  k: int = 100,
-  seed: int = 0,
+  num_folds: Positive = 5,
+  k: Positive = 100,
+  seed: Seed = 0,
 ) -> dict[str, Any]:
   """Chooses alpha by a search folder's questions, with cross-validation.
 
