@@ -6,7 +6,8 @@ One function a stage, each also a verb of the command line:
   center, tune_alpha, build_index, update_index, search, mine_negatives, ask,
   serve, evaluate, pool, submit, report
 
-and of a store: describe_store, verify_store, export_store, import_vectors.
+and of a store: describe_store, verify_store, export_store, import_vectors,
+center_store.
 
 Names are loaded when first used, so that `import xqg_jax` is light.
 """
@@ -35,6 +36,7 @@ _PUBLIC = {
   "augment_embeddings": "augmentation.fusion",
   "build_index": "stages.index",
   "center": "stages.center",
+  "center_store": "stages.store_center",
   "encode": "stages.encode",
   "encode_texts": "encoding.texts",
   "describe_store": "stages.store_info",

@@ -75,6 +75,10 @@ STAGES = {
   "store import": Stage(
     "stages.store_import:import_vectors", "a store of vectors made elsewhere"
   ),
+  "store center": Stage(
+    "stages.store_center:center_store",
+    "passages without their language's offset",
+  ),
   "index": Stage("stages.index:build_index", "build a ScaNN or exact index"),
   "update-index": Stage(
     "stages.update_index:update_index", "an index of changed embeddings"
