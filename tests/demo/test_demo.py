@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shlex
 
 import pytest
 
@@ -29,8 +30,17 @@ def _run_demo(folder):
 
 
 @pytest.mark.slow
-def test_the_whole_road_at_its_smallest(folder):
+def test_the_whole_road_at_its_smallest(folder, capsys):
   result = _run_demo(folder)
+  told = capsys.readouterr().out.splitlines()[-4:]
+  assert told[0].startswith("Found: with the sums of generated queries added")
+  commands = [shlex.split(line) for line in told[2:]]
+  assert [words[:2] for words in commands] == [
+    ["xqg", "search"],
+    ["xqg", "serve"],
+  ]
+  for word in commands[1][2:]:
+    assert pathlib.Path(word.partition("=")[2]).exists(), word
   assert list(result.metrics["variants"])[:4] == [
     "baseline",
     "augmented",

@@ -12,8 +12,6 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TypedDict
 
-import tqdm
-
 from xqg_jax.data.generated_queries import (
   GeneratedQueries,
   read_generated_queries,
@@ -22,6 +20,7 @@ from xqg_jax.data.json_lines import write_json_line
 from xqg_jax.data.passages import Passage, read_passages
 from xqg_jax.errors import InputError
 from xqg_jax.io.paths import Path
+from xqg_jax.io.progress import Progress
 from xqg_jax.io.typed_json import Count, decode_json
 
 Queries = Mapping[str, Sequence[str]]
@@ -98,7 +97,7 @@ def scan_collection(
 
   def read_ids() -> Iterator[str]:
     nonlocal num_passages
-    progress = tqdm.tqdm(
+    progress = Progress(
       read_passages(passages), desc="check input", unit=" passages"
     )
     for passage in progress:

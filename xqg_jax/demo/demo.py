@@ -7,11 +7,13 @@ each is searched with and without augmentation.
 """
 
 import dataclasses
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from xqg_jax.data.generated_pairs import GeneratedPairs
+from xqg_jax.data.questions import read_questions
 from xqg_jax.demo.pretraining import (
   PROMPT_LENGTH,
   QUESTION_LENGTH,
@@ -19,6 +21,7 @@ from xqg_jax.demo.pretraining import (
   VOCAB_SIZE,
   pretrain_generator,
 )
+from xqg_jax.evaluation.tables import format_p
 from xqg_jax.io.paths import Path, to_path
 from xqg_jax.models.bert.config import BertConfig
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
@@ -323,4 +326,28 @@ def run_demo(
     title="xqg_jax demo: queries generated in seven languages",
   )
   print(f"all together: {time.monotonic() - start:.0f} s")
+  print(_conclude(result, runs[0]))
   return result
+
+
+def _conclude(result: Evaluation, run: DemoRun) -> str:
+  """What was found, in a sentence, and two commands to go on with."""
+  measure = result.metrics["measures"][0]["name"]
+  before, after = (result.result(name, measure) for name in STUDENTS[0].runs)
+  asked = read_questions(run.path("collection/questions_dev.jsonl"))[0]
+  settings = " ".join(
+    f"--gin.{name}={shlex.quote(run.path(path))}"
+    for name, path in (
+      ("INDEX", f"indexes/{STUDENTS[0].runs[1]}"),
+      ("CHECKPOINT_PATH", f"encoder{STUDENTS[0].suffix}"),
+      ("PASSAGES", "collection/passages.tsv"),
+    )
+  )
+  return (
+    f"\nFound: with the sums of generated queries added, {measure} is "
+    f"{after['value']:.1f} instead of {before['value']:.1f} (macro average, "
+    f"p = {format_p(after['p'])}).\n"
+    "Try one question, or a search page with a slider for alpha:\n"
+    f"  xqg search --query {shlex.quote(asked.question)} {settings}\n"
+    f"  xqg serve {settings}"
+  )

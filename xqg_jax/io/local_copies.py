@@ -5,12 +5,11 @@ import os
 import pathlib
 from collections.abc import Sequence
 
-from tqdm import tqdm
-
 from xqg_jax.errors import InputError
 from xqg_jax.io.buckets import BucketPath
 from xqg_jax.io.files import atomic_path, find_cache_folder, write_text
 from xqg_jax.io.paths import to_path
+from xqg_jax.io.progress import Progress
 
 
 def copy_here(path: str | os.PathLike) -> pathlib.Path:
@@ -63,7 +62,7 @@ def copy_files(files: Sequence[BucketPath], folder: BucketPath) -> pathlib.Path:
   key = hashlib.sha256(str(folder).encode()).hexdigest()[:16]
   target = _copies_folder(folder) / key / "files" / folder.name
   notes = target.parent.with_name("generations")
-  bar = tqdm(files, desc=f"copying {folder.name}", unit=" files", delay=1)
+  bar = Progress(files, desc=f"copying {folder.name}", unit=" files", delay=1)
   for file in bar:
     name = file.relative_to(folder)
     _copy_file(file, target / name, notes / name)

@@ -27,6 +27,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, check_file, sha256_file
 from xqg_jax.io.locations import Location, cannot_write
 from xqg_jax.io.manifests import tell_of_damage
+from xqg_jax.io.progress import Progress
 from xqg_jax.runtime.prefetch import prefetch
 from xqg_jax.runtime.processes import wait_for_all
 
@@ -242,7 +243,7 @@ def make_missing(
   to_do = _list_work(job, turn, records)
   done = sum(map(job.size, records.values()))
   with (
-    tqdm.tqdm(
+    Progress(
       desc=job.task, unit=f" {job.unit}", total=job.total, initial=done
     ) as bar,
     _Writer(job, bar, records) as writer,

@@ -18,10 +18,10 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 import jax
-import tqdm
 
 from xqg_jax.errors import InputError, NativeError
 from xqg_jax.io.files import read_json, write_json
+from xqg_jax.io.progress import Progress
 from xqg_jax.planning.steps import PlannedStep, Recipe, count_device_bytes
 from xqg_jax.runtime.chips import LOCAL, find_devices
 from xqg_jax.runtime.program_costs import count_flops, count_traffic
@@ -238,7 +238,7 @@ def _read(path: pathlib.Path) -> dict[str, Any]:
 
 def _wait(process: BaseProcess, folder: pathlib.Path, what: str) -> None:
   """Waits until memory is assigned or the process has ended."""
-  with tqdm.tqdm(
+  with Progress(
     desc=f"compile {what}", bar_format="{desc}: {elapsed}", mininterval=1
   ) as progress:
     size, started = -1, time.perf_counter()

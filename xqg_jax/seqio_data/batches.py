@@ -7,6 +7,7 @@ TensorFlow's pipeline, which a resumed run fast-forwards.
 """
 
 import functools
+import logging
 import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -73,6 +74,8 @@ def make_batches(
   # TensorFlow only reads data: the accelerator belongs to jax.
   tf.config.set_visible_devices([], "GPU")
   provider = get_mixture_or_task(mixture_or_task_name)
+  # SeqIO warns of every task that rates count the examples of, as meant here.
+  logging.getLogger("absl").addFilter(_is_no_note_on_rates)
   if process_index == 0:
     report_cut_prompts(mixture_or_task_name, task_feature_lengths)
   part_size = batch_size // process_count
@@ -155,6 +158,10 @@ def check_vocabulary(mixture_or_task_name: str, tokenizer: Tokenizer) -> None:
         "model",
         mend="register the task with the tokenizer of the model",
       )
+
+
+def _is_no_note_on_rates(record: logging.LogRecord) -> bool:
+  return "not cached so using number of input" not in record.getMessage()
 
 
 def report_cut_prompts(

@@ -18,7 +18,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
-import tqdm
 
 from xqg_jax.checkpoints import QueryGenerator, load_query_generator
 from xqg_jax.data.languages import XOR_TYDI_LANGUAGES, get_languages
@@ -38,6 +37,7 @@ from xqg_jax.io.files import describe_files, write_text
 from xqg_jax.io.full_disk import tell_of_full_disk
 from xqg_jax.io.locations import Location
 from xqg_jax.io.paths import to_path
+from xqg_jax.io.progress import Progress
 from xqg_jax.io.shard_job import Turn
 from xqg_jax.io.shared_claims import claim_together
 from xqg_jax.io.typed_json import Count, Positive, Seed
@@ -254,7 +254,7 @@ def _scan(passages: str | os.PathLike) -> Scan:
     skipped.append((to_path(where).name, passage.passage_id))
 
   read = read_passages(passages, on_empty=skip)
-  progress = tqdm.tqdm(read, desc="check input", unit=" passages")
+  progress = Progress(read, desc="check input", unit=" passages")
   sample, count = draw_sample(progress, _SAMPLE_SIZE, seed=0)
   if not count:
     raise InputError(

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 import numpy as np
-import tqdm
 from jaxtyping import Float32
 
 from xqg_jax.augmentation.centering import open_means
@@ -27,6 +26,7 @@ from xqg_jax.io.files import (
 from xqg_jax.io.locations import cannot_write
 from xqg_jax.io.manifests import read_sound_manifest, sum_files
 from xqg_jax.io.paths import Path
+from xqg_jax.io.progress import Progress
 from xqg_jax.store.shards import IDS_FILE
 
 FORMATS = ("numpy", "parquet", "faiss")
@@ -148,7 +148,7 @@ class _Stream:
   def __iter__(
     self,
   ) -> Iterator[tuple[int, Float32[np.ndarray, "rows dim"]]]:
-    with tqdm.tqdm(
+    with Progress(
       desc="export", total=self.view.num_passages, unit=" passages"
     ) as progress:
       for start, vectors in self.view.blocks(_BLOCK_SIZE):

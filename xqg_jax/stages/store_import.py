@@ -6,14 +6,13 @@ import warnings
 from collections.abc import Iterator
 from typing import Literal
 
-import tqdm
-
 from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.data.ids import SeenIds, check_id
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import describe_files, sha256_file
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.progress import Progress
 from xqg_jax.io.typed_json import Positive
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.store.shards import DTYPES, ShardArrays, write_shards
@@ -116,7 +115,7 @@ def import_vectors(
 def _check_parts(parts: Iterator[Part], path: Path) -> int:
   """Reads all input once and finds it sound; returns the vectors' dimension."""
   seen, row, dim = SeenIds(), 0, 0
-  for ids, vectors in tqdm.tqdm(parts, desc="check input", unit=" parts"):
+  for ids, vectors in Progress(parts, desc="check input", unit=" parts"):
     for passage_id in ids:
       if not seen.add(check_id(passage_id, "passage", path)):
         raise InputError(

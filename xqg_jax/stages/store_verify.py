@@ -5,9 +5,9 @@ import sys
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.progress import Progress
 from xqg_jax.store.shards import read_checked
 from xqg_jax.store.store import EmbeddingStore, open_store
 
@@ -28,7 +28,7 @@ def verify_store(*, store: str | os.PathLike) -> EmbeddingStore:
   opened = open_store(store)
   found: list[InputError] = []
   records = opened.manifest["shards"]
-  for record in tqdm.tqdm(records, desc="verify", unit=" shards"):
+  for record in Progress(records, desc="verify", unit=" shards"):
     for name in record["sha256"]:
       try:
         _check(opened, record, name)

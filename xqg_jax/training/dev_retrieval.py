@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 from jax.sharding import Mesh
 from jaxtyping import Float32, Int32
 
@@ -28,6 +27,7 @@ from xqg_jax.evaluation.comparison import compare_variants
 from xqg_jax.evaluation.scoring import ScoringInputs, score_variants_by_question
 from xqg_jax.evaluation.variants import Variant
 from xqg_jax.indexes.exact.search import search_exact
+from xqg_jax.io.progress import Progress
 from xqg_jax.models.dual_encoder.config import Side
 from xqg_jax.models.dual_encoder.text_embedder import TextEmbedder
 from xqg_jax.models.encoder_families import make_encoder
@@ -137,7 +137,7 @@ class DevRetrieval:
       )
 
     starts = range(0, len(tokens), capacity)
-    progress = tqdm.tqdm(starts, desc=f"dev: {side}", leave=False, delay=5)
+    progress = Progress(starts, desc=f"dev: {side}", leave=False, delay=5)
     for start, batches in zip(
       progress, prefetch(map(make_chunk, starts)), strict=True
     ):

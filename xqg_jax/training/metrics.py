@@ -11,12 +11,12 @@ from typing import Any, NamedTuple, TypedDict
 
 import jax
 import numpy as np
-import tqdm
 from jaxtyping import Array, Float
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, write_text
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.progress import Progress
 from xqg_jax.io.typed_json import Count, decode_json
 from xqg_jax.runtime.processes import is_first_process
 from xqg_jax.training.checkpoints import StepMetrics
@@ -161,7 +161,7 @@ class MetricsLog:
       self._events = EventFile(
         self._folder / EVENTS_FOLDER, start_step=start_step
       )
-    self._bar = tqdm.tqdm(
+    self._bar = Progress(
       total=train_steps,
       initial=start_step,
       unit="step",

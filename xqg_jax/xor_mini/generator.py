@@ -5,8 +5,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypedDict, TypeVar
 
-from tqdm.auto import tqdm
-
 from xqg_jax.data.languages import XOR_TYDI_LANGUAGES
 from xqg_jax.data.passages import Passage, write_passages
 from xqg_jax.data.questions import Question, write_questions
@@ -15,6 +13,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.io.claims import claim_output_dir
 from xqg_jax.io.files import atomic_path, read_json, sha256_file, write_json
 from xqg_jax.io.paths import Path
+from xqg_jax.io.progress import Progress
 from xqg_jax.io.typed_json import Count
 from xqg_jax.xor_mini.draws import Draws, Permutation
 from xqg_jax.xor_mini.entities import Entities, Entity
@@ -323,7 +322,9 @@ def _list_files(
 
 
 def _show_progress(rows: Iterable[T], total: int, unit: str) -> Iterator[T]:
-  yield from tqdm(rows, total=total, desc=unit, unit=" rows", unit_scale=True)
+  yield from Progress(
+    rows, total=total, desc=unit, unit=" rows", unit_scale=True
+  )
 
 
 def _write_qrels(

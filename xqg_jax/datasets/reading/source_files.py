@@ -21,9 +21,8 @@ import urllib.request
 import zlib
 from collections.abc import Iterator, Mapping
 
-import tqdm
-
 from xqg_jax.errors import InputError
+from xqg_jax.io.progress import Progress
 
 _BLOCK = 1 << 20
 _TIMEOUT_SECONDS = 30
@@ -151,7 +150,7 @@ def _copy(
   start: int,
   name: str,
 ) -> None:
-  progress = tqdm.tqdm(
+  progress = Progress(
     desc=f"download {name}",
     total=total,
     initial=start,
@@ -221,7 +220,7 @@ def _sha256(
   file: io.BufferedIOBase, path: pathlib.Path, *, total: int | None = None
 ) -> str:
   digest = hashlib.sha256()
-  progress = tqdm.tqdm(
+  progress = Progress(
     desc=f"check {path.name}",
     total=total,
     unit="B",

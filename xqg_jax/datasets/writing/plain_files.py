@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-import tqdm
 
 from xqg_jax.data.passages import Passage, write_passages
 from xqg_jax.data.questions import Question, write_questions
@@ -15,6 +14,7 @@ from xqg_jax.data.training_pairs import write_training_pairs
 from xqg_jax.datasets.writing.pair_features import from_pair_texts
 from xqg_jax.datasets.writing.streaming import StreamedBuilder, parse_texts
 from xqg_jax.io.files import atomic_path
+from xqg_jax.io.progress import Progress
 
 # The name that the project gives a split's file.
 _SPLIT_NAMES = {"train": "train", "validation": "dev"}
@@ -56,7 +56,7 @@ def _read_texts(builder: StreamedBuilder, split: str) -> Iterator[Texts]:
   records = tf.data.TFRecordDataset([os.fspath(p) for p in info.filepaths])
   yield from map(
     parse_texts,
-    tqdm.tqdm(
+    Progress(
       (bytes(record) for record in records.as_numpy_iterator()),
       desc=f"plain {split}",
       total=info.num_examples,
