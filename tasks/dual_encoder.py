@@ -1,5 +1,7 @@
 """SeqIO tasks of dual-encoder training."""
 
+from typing import cast
+
 import seqio
 
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
@@ -32,7 +34,8 @@ def register_dual_encoder_task(
   seqio.TaskRegistry.remove(name)
   seqio.TaskRegistry.add(
     name,
-    source=source,
+    # Its protocol knows no source without a count, its base class does.
+    source=cast(seqio.DataSourceInterface, source),
     preprocessors=make_dual_encoder_preprocessors(
       config, draws_query=draws_query
     ),

@@ -3,6 +3,7 @@
 import functools
 import os
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import seqio
 
@@ -130,7 +131,8 @@ def _add_task(
   seqio.TaskRegistry.remove(name)
   seqio.TaskRegistry.add(
     name,
-    source=source,
+    # Its protocol knows no source without a count, its base class does.
+    source=cast(seqio.DataSourceInterface, source),
     preprocessors=steps,
     output_features={
       key: seqio.Feature(vocabulary, add_eos=True)

@@ -95,7 +95,7 @@ def find_side_folders(folder: Path) -> dict[Side, Path]:
   Raises:
     InputError: the folder of one side is there, that of the other is not.
   """
-  folders = {side: folder / side_name(side) for side in SIDES}
+  folders: dict[Side, Path] = {side: folder / side_name(side) for side in SIDES}
   found = [
     path
     for path in folders.values()

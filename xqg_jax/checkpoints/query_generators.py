@@ -106,6 +106,7 @@ def load_query_generator(
   config, params, tokenizer = loaded
   config = dataclasses.replace(config, dtype=dtype)
   task = _read_task(checkpoint_path)
+  languages = task.get("languages")
   return QueryGenerator(
     config=config,
     module=network.T5(config=config),
@@ -113,7 +114,7 @@ def load_query_generator(
     tokenizer=tokenizer,
     fingerprint=_fingerprint(config, params, tokenizer),
     language_in=task.get("language_in"),
-    languages=task.get("languages") and tuple(task["languages"]),
+    languages=tuple(languages) if languages else None,
   )
 
 

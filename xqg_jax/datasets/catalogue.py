@@ -1,6 +1,7 @@
 """Catalogue of the public data sets, and their preparation with TFDS."""
 
 import pathlib
+from typing import Any
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -42,7 +43,7 @@ def prepare_dataset(
     )
   tf.config.set_visible_devices([], "GPU")
   name, config_name = dataset.split("/")
-  builder = tfds.builder_cls(name)(config=config_name, data_dir=output_dir)
+  builder: Any = tfds.builder_cls(name)(config=config_name, data_dir=output_dir)
   builder.manual_dir = manual_dir
   builder.verify_checksums = verify_checksums
   config = tfds.download.DownloadConfig(try_download_gcs=False)

@@ -10,7 +10,8 @@ import functools
 import logging
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import seqio
@@ -19,12 +20,11 @@ from jaxtyping import Int
 
 from xqg_jax.errors import InputError
 from xqg_jax.seqio_data.epochs import EpochSampler
-from xqg_jax.seqio_data.preprocessors import MAX_CACHED_EXAMPLES
+from xqg_jax.seqio_data.preprocessors import MAX_CACHED_EXAMPLES, Lengths
 from xqg_jax.seqio_data.vocabularies import is_vocabulary_of
 from xqg_jax.text.tokenizer import Tokenizer
 
 Arrays = dict[str, Int[np.ndarray, "..."]]
-Lengths = Mapping[str, int | tuple[int, int]]
 
 _ROWS_A_READ = 512
 
@@ -96,7 +96,8 @@ def make_batches(
       shard_info=seqio.ShardInfo(process_index, process_count),
     )
     dataset = dataset.batch(part_size, drop_remainder=True)
-    return dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    batches: Any = dataset.prefetch(tf.data.AUTOTUNE).as_numpy_iterator()
+    return batches
   if train_steps is not None:
     passes = _count_passes(tasks, rates, train_steps * batch_size)
     num_draws = min(num_draws, passes)

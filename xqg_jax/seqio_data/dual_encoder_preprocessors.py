@@ -9,7 +9,8 @@ Collections too large to keep as tokens are tokenised in each epoch, after the
 draw. All draws are stateless: SeqIO's seed decides them.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 import seqio
 import tensorflow as tf
@@ -21,6 +22,7 @@ from xqg_jax.seqio_data.preprocessors import (
   Example,
   Features,
   Lengths,
+  Preprocessors,
 )
 
 
@@ -39,7 +41,7 @@ def to_query_and_passages(
     titles = tf.where(titles == "", "", titles + " ")
     return config.passage_prefix + titles + texts
 
-  def convert(example: Example) -> dict[str, tf.Tensor]:
+  def convert(example: Example) -> dict[str, Any]:
     query = "queries" if "queries" in example else "query"
     return {
       query: config.query_prefix + example[query],
@@ -104,13 +106,13 @@ def tokenize_texts(
   dataset: tf.data.Dataset, output_features: Features
 ) -> tf.data.Dataset:
   """Tokenises whatever feature is still text, with special tokens."""
-  vocabulary = output_features["query"].vocabulary
-  spec = dataset.element_spec
+  vocabulary: Any = output_features["query"].vocabulary
+  spec: Any = dataset.element_spec
   keys = [key for key, value in spec.items() if value.dtype == tf.string]
   if not keys:
     return dataset
 
-  def convert(example: Example) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+  def convert(example: Example) -> dict[str, Any]:
     # One call for all texts of an example: a call costs more than a text.
     texts = [tf.reshape(example[key], [-1]) for key in keys]
     rows = vocabulary.encode_with_special_tokens_tf(tf.concat(texts, axis=0))
@@ -126,9 +128,7 @@ def tokenize_texts(
 
 
 @seqio.map_over_dataset(num_seeds=1)
-def draw_query(
-  example: Example, seed: tuple[tf.Tensor, tf.Tensor]
-) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+def draw_query(example: Example, seed: Any) -> dict[str, Any]:
   """Draws `query` of the `queries`."""
   queries = example["queries"]
   choice = tf.random.stateless_uniform(
@@ -141,9 +141,9 @@ def draw_query(
 @seqio.map_over_dataset(num_seeds=2)
 def sample_passages(
   example: Example,
-  seeds: Sequence[tuple[tf.Tensor, tf.Tensor]],
+  seeds: Sequence[Any],
   sequence_length: Lengths | None = None,
-) -> dict[str, tf.Tensor | tf.RaggedTensor]:
+) -> dict[str, Any]:
   """Draws `passage` of the positives and `negative_passages`, without repeats.
 
   The lengths name how many negatives: `{"negative_passages": (7, 128)}` draws
@@ -152,9 +152,8 @@ def sample_passages(
   positives, negatives = example["positives"], example["negatives"]
   count = _num_rows(positives)
   choice = tf.random.stateless_uniform([], seeds[0], 0, count, tf.int32)
-  order = tf.argsort(
-    tf.random.stateless_uniform([_num_rows(negatives)], seeds[1])
-  )
+  shape = _num_rows(negatives)[None]
+  order = tf.argsort(tf.random.stateless_uniform(shape, seeds[1]))
   if sequence_length is not None:
     order = order[: sequence_length["negative_passages"][0]]
   return {
@@ -192,11 +191,11 @@ def cut_to_length(
   The result equals the tokenizer's own, truncated to the same length.
   `negative_passages` becomes a dense [negatives, length], padded.
   """
-  vocabulary = output_features["query"].vocabulary
+  vocabulary: Any = output_features["query"].vocabulary
   _, after = vocabulary.special_tokens
   lengths = sequence_length or {}
 
-  def convert(example: Example) -> dict[str, tf.Tensor]:
+  def convert(example: Example) -> dict[str, Any]:
     negatives = example["negative_passages"]
     longest = tf.cast(negatives.bounding_shape(axis=1), tf.int32)
     _, length = lengths.get("negative_passages", (None, longest))
@@ -245,7 +244,7 @@ def _cut_rows(
 
 def make_dual_encoder_preprocessors(
   config: DualEncoderConfig, *, draws_query: bool = False
-) -> tuple[Callable[..., tf.data.Dataset], ...]:
+) -> Preprocessors:
   """The preprocessors of a dual-encoder task, in order.
 
   Args:

@@ -4,11 +4,12 @@ The query generator uses SeqIO's own `EncDecFeatureConverter`.
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import seqio
 import tensorflow as tf
 
-Lengths = Mapping[str, int | tuple[int, int]]
+from xqg_jax.seqio_data.preprocessors import Lengths
 
 _SPEC = seqio.FeatureConverter.FeatureSpec
 _MODEL_FEATURE_NAMES = {
@@ -47,7 +48,7 @@ class DualEncoderFeatureConverter(seqio.FeatureConverter):
     "passage_tokens": _SPEC(dtype=tf.int32),
     "negative_passage_tokens": _SPEC(dtype=tf.int32, rank=2),
   }
-  PACKING_FEATURE_DTYPES = None
+  PACKING_FEATURE_DTYPES: Any = None
 
   def __init__(self, pad_id: int, further_features: Sequence[str] = ()):
     """Names what is made.
@@ -85,14 +86,14 @@ class DualEncoderFeatureConverter(seqio.FeatureConverter):
   def _pad(
     self, values: tf.Tensor, shape: int | tuple[int, int], fill: int
   ) -> tf.Tensor:
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
-    missing = tf.constant(shape) - tf.shape(values)
+    sizes = (shape,) if isinstance(shape, int) else tuple(shape)
+    missing = tf.constant(sizes) - tf.shape(values)
     # [*] -> shape; a negative amount of padding is refused by tf.pad.
     padding = tf.stack([tf.zeros_like(missing), missing], axis=1)
     padded = tf.pad(
       values, padding, constant_values=tf.cast(fill, values.dtype)
     )
-    return tf.ensure_shape(padded, shape)
+    return tf.ensure_shape(padded, sizes)
 
   def get_model_feature_lengths(
     self, task_feature_lengths: Lengths

@@ -30,7 +30,8 @@ def postprocess(
   text = " ".join(_to_text(output).split())
   if not is_target:
     return text
-  return {"query": text, "language": _to_text(example["language"])}
+  language = _to_text((example or {})["language"])
+  return {"query": text, "language": language}
 
 
 def _to_text(value: Any) -> str:

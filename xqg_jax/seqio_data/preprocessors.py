@@ -34,9 +34,13 @@ from xqg_jax.text.prompts import (
 # Larger collections are not kept in memory as tokens.
 MAX_CACHED_EXAMPLES = 20_000
 
-Example = Mapping[str, tf.Tensor | tf.RaggedTensor]
+# Tensors; of rows of different lengths ragged ones, with other methods.
+Example = Mapping[str, Any]
 Features = Mapping[str, seqio.Feature]
-Lengths = Mapping[str, int | Sequence[int]]
+# Of each feature; of one with two axes how many rows, and their length.
+Lengths = Mapping[str, Any]
+# What SeqIO takes: functions of a data set, and its own placeholders.
+Preprocessors = tuple[Callable[..., Any], ...]
 
 
 def cache_if_small(
@@ -62,7 +66,7 @@ def from_passage_lists(
     language: keeps the pairs of one language; None keeps all.
   """
 
-  def convert(example: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+  def convert(example: Mapping[str, Any]) -> dict[str, Any]:
     return {
       **{key: example[key] for key in _PAIR_TEXTS},
       **_list_passages("positive", example["positive_passages"]),
@@ -79,7 +83,7 @@ _PAIR_TEXTS = ("query_id", "query", "language", "answers")
 
 def _list_passages(
   kind: str, passages: Mapping[str, tf.Tensor]
-) -> dict[str, tf.Tensor]:
+) -> dict[str, Any]:
   ids = passages["passage_id"]
   return {
     f"{kind}_ids": ids,
@@ -99,7 +103,7 @@ _PASSED_ON = ("language", "passage_id", "title", "text")
 @seqio.map_over_dataset
 def to_prompt_and_question(
   example: Example, language_in: str = "prompt"
-) -> dict[str, tf.Tensor]:
+) -> dict[str, Any]:
   """Makes `inputs`, the prompt, and `targets`, the question, of a pair.
 
   The prompt asks for a question in the pair's language to its first positive
@@ -157,7 +161,7 @@ def tokenize_prompts(
     output_features[key].vocabulary for key in ("inputs", "targets")
   )
 
-  def convert(example: Example) -> dict[str, tf.Tensor]:
+  def convert(example: Example) -> dict[str, Any]:
     rows = inputs.encode_tf(tf.stack([example[k] for k in _PROMPT_PARTS]))
     lengths = tf.cast(rows.row_lengths(), tf.int32)
     kept = {k: v for k, v in example.items() if k not in _PROMPT_PARTS}
@@ -200,7 +204,7 @@ def cut_prompts(
     vocabulary = output_features["inputs"].vocabulary
     check_limit(length, _count_instruction(vocabulary, languages))
 
-  def convert(example: Example) -> dict[str, tf.Tensor]:
+  def convert(example: Example) -> dict[str, Any]:
     example = dict(example)
     tokens = example["inputs"]
     start, end = example.pop("num_instruction"), example.pop("num_head")
@@ -257,7 +261,7 @@ def to_passage_and_languages(
 
 def make_generation_preprocessors(
   language: str, language_in: str = "prompt"
-) -> tuple[Callable[..., tf.data.Dataset], ...]:
+) -> Preprocessors:
   """The preprocessors of a task of training pairs in one language.
 
   Args:
@@ -277,7 +281,7 @@ def make_generation_preprocessors(
 
 def make_inference_preprocessors(
   languages: Sequence[str],
-) -> tuple[Callable[..., tf.data.Dataset], ...]:
+) -> Preprocessors:
   """The preprocessors of a task that asks for questions to passages."""
 
   def to_pairs(dataset: tf.data.Dataset) -> tf.data.Dataset:

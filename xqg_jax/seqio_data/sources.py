@@ -11,6 +11,7 @@ import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
 from etils import epath
+from tensorflow_datasets.core.constants import DATA_DIR
 
 from xqg_jax.data.collection import Collection
 from xqg_jax.data.generated_pairs import GeneratedPairs
@@ -200,7 +201,7 @@ class TfdsPairsSource(seqio.TfdsDataSource):
     """
     folder = self._find_prepared()
     if self._language is None:
-      return super().num_input_examples(split)
+      return super().num_input_examples(split) or 0
     loader = self.tfds_dataset
     # Written last in each preparation, to local folders and to buckets; its
     # time, which is in whole seconds, does not tell two quick ones apart.
@@ -212,14 +213,15 @@ class TfdsPairsSource(seqio.TfdsDataSource):
   def _find_prepared(self) -> epath.Path:
     """The folder of the prepared data."""
     loader = self.tfds_dataset
+    dataset = str(loader.name)
     try:
-      builder = tfds.builder(loader.name, data_dir=loader.data_dir)
+      builder = tfds.builder(dataset, data_dir=loader.data_dir)
     except tfds.core.DatasetNotFoundError:
       builder = None
     # Where its code is imported, there is a builder without data, too.
     if builder is None or not builder.is_prepared():
-      name = loader.name.partition(":")[0]
-      folder = loader.data_dir or tfds.core.constants.DATA_DIR
+      name = dataset.partition(":")[0]
+      folder = loader.data_dir or DATA_DIR
       raise InputError(
         f"{name} is not prepared in {folder}",
         mend=f"run `xqg prepare --gin.DATASET={name} "

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import seqio
@@ -37,7 +37,7 @@ def get_dataset(
     *args: for T5X.
     **kwargs: for T5X.
   """
-  from t5x import utils
+  from t5x import utils  # pyright: ignore[reportMissingImports] not on PyPI
 
   if shard_id == 0:
     report_cut_prompts(
@@ -71,11 +71,12 @@ def write_queries(
       f"infer.mode is {mode!r}, which gives no queries",
       mend="use 'predict'",
     )
+  if vocabulary is None:
+    raise ValueError("queries are decoded by a vocabulary")
   keys = ("passage_id", "title", "text", "language")
   with tf.io.gfile.GFile(path, "w") as file:
-    for example, tokens in zip(
-      task_ds.as_numpy_iterator(), inferences[0], strict=True
-    ):
+    examples = cast(Iterator[Any], task_ds.as_numpy_iterator())
+    for example, tokens in zip(examples, inferences[0], strict=True):
       rows = np.atleast_2d(np.asarray(tokens)).tolist()
       texts = [" ".join(vocabulary.decode(row).split()) for row in rows]
       fields = {key: example[key].decode() for key in keys}
@@ -106,7 +107,10 @@ def merge_queries(
     raise InputError(
       "no queries were written", where=tmp_dir, mend="check PASSAGES"
     )
-  shard, num_shards = _SHARD.search(output_fname).groups()
+  named = _SHARD.search(output_fname)
+  if named is None:
+    raise ValueError(f"{output_fname} names no shard")
+  shard, num_shards = named.groups()
   path = os.path.join(  # noqa: PTH118 - the folder may be on gs://
     output_dir, f"part-{shard}-of-{num_shards}.jsonl.gz"
   )

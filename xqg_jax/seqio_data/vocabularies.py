@@ -4,7 +4,7 @@ import functools
 import os
 import threading
 from collections.abc import Iterable, Sequence
-from typing import NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import seqio
@@ -224,7 +224,8 @@ class HuggingFaceVocabulary(seqio.Vocabulary):
     lengths.set_shape([None])
     if s.shape.rank == 0:
       return values
-    return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
+    ragged: Any = tf.RaggedTensor  # the stubs lack its makers
+    return ragged.from_row_lengths(values, lengths, validate=False)
 
   def _decode_tf(self, ids: tf.Tensor) -> tf.Tensor:
     def decode(rows: np.ndarray) -> np.ndarray:

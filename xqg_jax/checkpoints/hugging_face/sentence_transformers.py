@@ -37,7 +37,7 @@ MODULE_FILE = "config.json"
 # The modules we know, in their order. Versions differ in the packages only.
 _KINDS = ("Transformer", "Pooling", "Dense", "Normalize")
 _PACKAGE = "sentence_transformers.models"
-_MODES = {pooling.hf_name: name for name, pooling in POOLINGS.items()}
+_MODES: dict[str, str] = {p.hf_name: name for name, p in POOLINGS.items()}
 _ACTIVATIONS = {"Identity": "identity", "Tanh": "tanh"}
 _VECTORS = "sentence_embedding"
 
@@ -200,7 +200,7 @@ def _read_mode(path: Path, prefixes: Mapping[str, str]) -> str:
     for name, value in values.items()
     if name.startswith("pooling_mode_") and value is True
   ]
-  modes = [_MODES.get(name, name) for name in chosen]
+  modes = [_MODES.get(name) or name for name in chosen]
   modes = modes or [str(values.get("pooling_mode"))]
   if len(modes) != 1 or modes[0] not in _MODES.values():
     raise InputError(

@@ -42,7 +42,7 @@ def write_plain_files(builder: StreamedBuilder, folder: pathlib.Path) -> None:
 def _choose_format(
   builder: StreamedBuilder, split: str
 ) -> tuple[str, Callable[..., Any], Callable[[Texts], Any]]:
-  features = builder.info.features
+  features: Any = builder.info.features
   if "positive_passages" in features:
     return f"{split}_pairs.jsonl", write_training_pairs, from_pair_texts
   if "question" in features:

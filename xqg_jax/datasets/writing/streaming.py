@@ -10,7 +10,7 @@ import dataclasses
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import tensorflow as tf
 import tensorflow_datasets as tfds
@@ -142,15 +142,20 @@ class StreamedBuilder(FileReaderBuilder, skip_registration=True):
   manual_dir: pathlib.Path | None = None
   verify_checksums: bool = True
 
+  @property
+  def _config(self) -> StreamedConfig:
+    return cast(StreamedConfig, self.builder_config)
+
   def _info(self) -> tfds.core.DatasetInfo:
+    make_features = self._config.make_features
     return tfds.core.DatasetInfo(
       builder=self,
-      description=f"{self.DESCRIPTION} {self.builder_config.description}",
-      features=self.builder_config.make_features(),
+      description=f"{self.DESCRIPTION} {self._config.description}",
+      features=make_features and make_features(),
       homepage=self.HOMEPAGE,
       citation=self.CITATION,
       license=self.LICENSE,
-      disable_shuffling=self.builder_config.is_ordered,
+      disable_shuffling=self._config.is_ordered,
     )
 
   def _download_and_prepare(
@@ -188,7 +193,7 @@ class StreamedBuilder(FileReaderBuilder, skip_registration=True):
   ) -> tuple[dict[str, pathlib.Path], dict[str, str]]:
     manual_dir = self.manual_dir or _find_manual_dir(dl_manager)
     paths, sums = {}, {}
-    for split, source in self.builder_config.splits.items():
+    for split, source in self._config.splits.items():
       paths[split] = path = find_source(
         source.file,
         manual_dir=manual_dir,
@@ -204,7 +209,7 @@ class StreamedBuilder(FileReaderBuilder, skip_registration=True):
     return paths, sums
 
   def _fingerprint(self, sums: Mapping[str, str]) -> dict[str, Any]:
-    rows_per_shard = self.builder_config.rows_per_shard
+    rows_per_shard = self._config.rows_per_shard
     return {
       "version": str(self.version),
       "rows_per_shard": rows_per_shard,
@@ -217,9 +222,9 @@ class StreamedBuilder(FileReaderBuilder, skip_registration=True):
     job = _StreamingJob(
       folder=work / split,
       split=split,
-      source=self.builder_config.splits[split],
+      source=self._config.splits[split],
       path=path,
-      rows_per_shard=self.builder_config.rows_per_shard,
+      rows_per_shard=self._config.rows_per_shard,
       writer=self._example_writer(),
     )
     return run_shards(job)
@@ -240,7 +245,8 @@ class StreamedBuilder(FileReaderBuilder, skip_registration=True):
     )
 
   def _example_writer(self) -> ExampleWriter:
-    return ExampleWriter(file_format=self.info.file_format)
+    file_format: Any = self.info.file_format
+    return ExampleWriter(file_format=file_format)
 
 
 class StreamedRecord(FileRecord):

@@ -10,7 +10,7 @@ from xqg_jax.errors import InputError
 from xqg_jax.models.dual_encoder.pooling import POOLINGS
 
 Side = Literal["query", "passage"]
-SIDES = ("query", "passage")
+SIDES: tuple[Side, ...] = ("query", "passage")
 ACTIVATIONS = {"identity": lambda x: x, "tanh": jnp.tanh}
 
 
