@@ -9,9 +9,10 @@ from xqg_jax.io.manifests import read_sound_manifest, sum_files
 from xqg_jax.io.paths import to_path
 
 
-@pytest.fixture
-def folder(tmp_path):
-  folder = to_path(tmp_path / "out")
+@pytest.fixture(params=["local", "bucket"])
+def folder(request, tmp_path):
+  is_local = request.param == "local"
+  folder = to_path(tmp_path if is_local else f"memory://sums{tmp_path}")
   (folder / "runs").mkdir(parents=True)
   for name, text in (
     ("a.txt", "one\n"),

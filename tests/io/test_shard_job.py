@@ -14,6 +14,8 @@ import pytest
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.locations import Location
+from xqg_jax.io.paths import to_path
+from xqg_jax.io.scratch import open_scratch
 from xqg_jax.io.shard_job import (
   ShardJob,
   Turn,
@@ -21,7 +23,6 @@ from xqg_jax.io.shard_job import (
   cut_stream,
   find_finished,
   make_missing,
-  open_scratch,
   run_shards,
 )
 
@@ -282,6 +283,21 @@ def test_a_process_repairs_its_own_shards_only(tmp_path):
   assert _made(job) == [0]
   assert (tmp_path / "squares-0.txt").read_text() == "0\n1\n4\n"
   assert (tmp_path / "squares-1.txt").read_text() == "0\n"
+
+
+def test_shards_in_a_bucket_are_those_of_a_folder(tmp_path):
+  _, expected = _run(tmp_path)
+  bucket = f"memory://squares{tmp_path}"
+  _, records = _run(bucket)
+  assert records == expected
+  (to_path(bucket) / "squares-2.txt").write_text("0\n")
+  job, records = _run(bucket)
+  assert records == expected
+  assert _made(job) == [2]
+  assert {
+    str(path.relative_to(to_path(bucket))): path.read_bytes()
+    for path in to_path(bucket).walk_files()
+  } == _read(tmp_path)
 
 
 # ------------------------------------------------------------------ the stream

@@ -24,7 +24,8 @@ from xqg_jax.encoding.embedder import (
   make_batches,
 )
 from xqg_jax.io.locations import Location
-from xqg_jax.io.shard_job import Record, Turn, open_scratch, run_shards
+from xqg_jax.io.scratch import open_scratch
+from xqg_jax.io.shard_job import Record, Turn, run_shards
 from xqg_jax.models.dual_encoder.config import Side
 from xqg_jax.runtime.idle_meter import IdleMeter
 from xqg_jax.store.shards import ShardArrays, StoreShards

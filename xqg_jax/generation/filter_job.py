@@ -28,7 +28,8 @@ from xqg_jax.generation.query_filters import (
 )
 from xqg_jax.io.files import read_arrays
 from xqg_jax.io.locations import Location
-from xqg_jax.io.shard_job import Record, ShardJob, open_scratch, run_shards
+from xqg_jax.io.scratch import open_scratch
+from xqg_jax.io.shard_job import Record, ShardJob, run_shards
 from xqg_jax.io.typed_json import Count
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 
@@ -125,8 +126,11 @@ class FilteringJob(QueryShards[Block, Block]):
     rows = [
       row for row in zip(work.passages, kept, strict=True) if row[1]
     ]  # without passages that came without queries
-    facts = {"num_passages": len(rows), **_count_removed(judged)}
-    facts["examples"] = _list_examples(work, judged)
+    facts = {
+      "num_passages": len(rows),
+      **_count_removed(judged),
+      "examples": _list_examples(work, judged),
+    }
     bar.update(len(work.passages))
     return rows, facts
 

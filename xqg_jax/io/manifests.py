@@ -5,13 +5,13 @@ files are as they were written; else it says what is damaged and writes them
 again.
 """
 
+import os
 import pathlib
 import sys
 from collections.abc import Callable, Mapping
 from typing import Any, NotRequired, TypedDict
 
 from xqg_jax.errors import InputError
-from xqg_jax.io.buckets import BucketPath
 from xqg_jax.io.claims import MANIFEST_FILE, OPERATIVE_CONFIG, RUN_FILE
 from xqg_jax.io.files import check_file, read_json, sha256_file
 from xqg_jax.io.paths import Path
@@ -31,14 +31,14 @@ def sum_files(folder: Path) -> dict[str, str]:
 
   Left out are the files that say how the folder came to be, and hidden ones.
   """
-  if isinstance(folder, BucketPath):
-    paths = sorted(folder.walk_files())
-  else:
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-  names = {str(path.relative_to(folder)): path for path in paths}
+  names = sorted(
+    os.path.relpath(str(path), str(folder))
+    for path in folder.rglob("*")
+    if path.is_file()
+  )
   return {
-    name: sha256_file(path)
-    for name, path in names.items()
+    name: sha256_file(folder / name)
+    for name in names
     if name not in _NOT_SUMMED and not _is_hidden(name)
   }
 

@@ -33,11 +33,11 @@ from xqg_jax.indexes.settings import IndexWishes
 from xqg_jax.io.files import atomic_path, check_file, read_arrays, sha256_file
 from xqg_jax.io.locations import Location
 from xqg_jax.io.paths import Path
+from xqg_jax.io.scratch import open_scratch
 from xqg_jax.io.shard_job import (
   FINISHED_FOLDER,
   Record,
   ShardJob,
-  open_scratch,
   run_shards,
 )
 from xqg_jax.io.typed_json import Count, PathText
