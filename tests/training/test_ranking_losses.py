@@ -7,13 +7,15 @@ import pytest
 import torch
 
 from xqg_jax.errors import InputError
-from xqg_jax.training.losses.ranking import (
-  RankingObjective,
-  compute_scores,
+from xqg_jax.training.losses.distillation import (
   distillation_loss,
-  find_same_answers,
-  in_batch_softmax_loss,
   take_own_group,
+)
+from xqg_jax.training.losses.false_negatives import find_same_answers
+from xqg_jax.training.losses.ranking import RankingObjective
+from xqg_jax.training.losses.softmax import (
+  compute_scores,
+  in_batch_softmax_loss,
 )
 
 

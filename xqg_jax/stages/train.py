@@ -22,7 +22,6 @@ from xqg_jax.training.run import TrainingRun, open_start
 from xqg_jax.training.state import Trainer
 from xqg_jax.training.trainable import (
   TrainableModel,
-  completed,
   completed_tokenizer,
 )
 
@@ -152,12 +151,12 @@ def _register_tasks(
   _check_generated(model, generated_pairs, name, ending)
   if ending != tasks.GENERATED:
     _register_own_tasks(model, name, data_dir)
-  if generated_pairs is not None and isinstance(model, DualEncoderModel):
+  if generated_pairs is not None:
     tasks.register_generated_tasks(
       name=name,
       pairs=generated_pairs,
       tokenizer=completed_tokenizer(model.tokenizer),
-      config=completed(model.encoder),
+      config=model.task_settings()["encoder_config"],
     )
 
 
@@ -203,7 +202,7 @@ def _check_generated(
       f"the task {name + ending!r} learns from generated queries",
       mend="add --gin_file=generated_pairs.gin",
     )
-  if generated_pairs is not None and not isinstance(model, DualEncoderModel):
+  if generated_pairs is not None and not model.is_encoder:
     raise InputError(
       "only a dual encoder trains on generated queries",
       mend="leave GENERATED_PAIRS out",
@@ -222,7 +221,7 @@ def _check_dev(
 ) -> None:
   if questions is None and passages is None:
     return
-  if not isinstance(model, DualEncoderModel):
+  if not model.is_encoder:
     raise InputError(
       "dev retrieval measures dual encoders only",
       mend="leave DEV_QUESTIONS and DEV_PASSAGES out",

@@ -101,6 +101,7 @@ class DualEncoderModel:
   dtype: str = "float32"
 
   task_kind = "dual_encoder"
+  is_encoder = True
 
   @property
   def num_draws(self) -> int:

@@ -67,6 +67,7 @@ class QueryGeneratorModel:
   language_in: str = "prompt"
 
   task_kind = "generation"
+  is_encoder = False
   num_draws = 1
 
   def __post_init__(self):

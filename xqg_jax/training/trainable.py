@@ -36,6 +36,11 @@ class TrainableModel(Protocol):
     ...
 
   @property
+  def is_encoder(self) -> bool:
+    """Whether it makes vectors, which retrieval needs."""
+    ...
+
+  @property
   def num_draws(self) -> int:
     """How many different draws of an example's texts to prepare."""
     ...
