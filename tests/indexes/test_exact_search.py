@@ -11,7 +11,7 @@ from xqg_jax.augmentation.settings import Augmentation
 from xqg_jax.augmentation.views import AugmentedView
 from xqg_jax.errors import InputError
 from xqg_jax.indexes import neighbors
-from xqg_jax.indexes.exact import search
+from xqg_jax.indexes.exact import cpu_search, search
 from xqg_jax.indexes.exact.all_augmentations import score_variants
 from xqg_jax.indexes.exact.search import ExactSettings, search_exact
 from xqg_jax.store.shards import ShardArrays
@@ -21,7 +21,7 @@ from xqg_jax.store.store import open_store
 @pytest.fixture(autouse=True, params=[False, True], ids=["float32", "rounded"])
 def _products(request, monkeypatch):
   """On a CPU first without, and then with a scan in bfloat16."""
-  monkeypatch.setattr(search, "has_fast_bfloat16", lambda: request.param)
+  monkeypatch.setattr(cpu_search, "has_fast_bfloat16", lambda: request.param)
 
 
 def _blocks(corpus, size):
@@ -153,7 +153,7 @@ def test_blocks_out_of_order_or_growing_are_refused():
 @pytest.fixture
 def accelerator(monkeypatch):
   """Has the fake devices searched as if they were accelerators."""
-  monkeypatch.setattr(search, "_CpuSearch", search._AcceleratorSearch)
+  monkeypatch.setenv("XQG_CPU_FORMS", "0")
 
 
 @pytest.mark.parametrize("num_devices", [1, 3, 8])
@@ -268,7 +268,7 @@ def test_processes_share_the_blocks(monkeypatch):
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_rows_that_get_better_and_better_are_all_seen(monkeypatch, order):
-  monkeypatch.setattr(search, "_TILE", 40)
+  monkeypatch.setattr(cpu_search, "_TILE", 40)
   corpus = np.arange(300, dtype=np.float32)[::order, None]
   scores, rows = search_exact(
     np.array([[1.0], [0.0], [-1.0]], np.float32), _blocks(corpus, 100), 4

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from xqg_jax.indexes.exact import rounded_scores, search
+from xqg_jax.indexes.exact import cpu_search, rounded_scores
 from xqg_jax.indexes.exact.rounded_scores import (
   bound_errors,
   has_fast_bfloat16,
@@ -54,8 +54,8 @@ def test_what_rounding_takes_away_is_measured():
 @pytest.mark.parametrize("block_size", [480, 130])
 def test_scores_that_rounding_cannot_tell_apart(monkeypatch, block_size, k):
   """Passages in heaps, much closer to each other than bfloat16 can say."""
-  monkeypatch.setattr(search, "_TILE", 64)
-  monkeypatch.setattr(search, "has_fast_bfloat16", lambda: True)
+  monkeypatch.setattr(cpu_search, "_TILE", 64)
+  monkeypatch.setattr(cpu_search, "has_fast_bfloat16", lambda: True)
   heaps = _draw(12, 48, 2).repeat(40, axis=0)
   corpus = heaps + 1e-4 * _draw(480, 48, 3)
   corpus[7] = corpus[300]  # a tie, to the bit

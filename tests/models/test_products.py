@@ -9,6 +9,7 @@ from xqg_jax.models.bert import encoder
 from xqg_jax.models.layers.affine import affine
 from xqg_jax.models.layers.attention import attend
 from xqg_jax.models.layers.dropout import Dropout
+from xqg_jax.models.layers.gelu import gelu
 from xqg_jax.models.parameters import init_params
 
 
@@ -84,7 +85,7 @@ def test_gradients_of_attention_are_near_float32(has_bias):
 
 def test_gradient_of_gelu_is_that_of_the_formula():
   x = jnp.linspace(-6.0, 6.0, 101)
-  found = jax.jit(jax.vmap(jax.grad(encoder._gelu)))(x)
+  found = jax.jit(jax.vmap(jax.grad(gelu)))(x)
   expected = jax.vmap(jax.grad(lambda v: jax.nn.gelu(v, approximate=False)))(x)
   np.testing.assert_allclose(found, expected, atol=2e-6)
 

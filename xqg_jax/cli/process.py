@@ -8,6 +8,7 @@ import platform
 import sys
 
 from xqg_jax.io.files import find_cache_folder
+from xqg_jax.runtime import cpu_forms
 
 # Parameters of mallopt(3), from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -48,7 +49,7 @@ def keep_freed_memory() -> bool:
 
   Call it before the first large allocation.
   """
-  if not sys.platform.startswith("linux"):
+  if not sys.platform.startswith("linux") or not cpu_forms.are_on():
     return False
   mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
   if mallopt is None:  # another C library

@@ -23,7 +23,7 @@ from xqg_jax.models.dual_encoder.config import Side
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
 from xqg_jax.models.dual_encoder.text_embedder import TextEmbedder
 from xqg_jax.models.encoder_families import find_family
-from xqg_jax.runtime import sharding
+from xqg_jax.runtime import cpu_forms, sharding
 from xqg_jax.runtime.idle_meter import IdleMeter
 from xqg_jax.runtime.sharding import Device
 from xqg_jax.text.packing import PackedRows, pack_into_row_lengths
@@ -372,7 +372,7 @@ class Embedder:
     # Of several processes each encodes on its own.
     devices = jax.local_devices() if devices is None else devices
     self.mesh = sharding.make_mesh(devices=devices)
-    fast = _prepare(encoder, is_cpu=devices[0].platform == "cpu")
+    fast = _prepare(encoder, is_cpu=cpu_forms.are_for(devices[0]))
     self._params = jax.device_put(fast.params, sharding.replicated(self.mesh))
     self._model = ProgramKey(fast.embedder, self.mesh)
 

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, UInt32
 
 from xqg_jax.errors import InputError
+from xqg_jax.runtime.cpu_forms import by_platform
 
 KEY_IMPL = "threefry2x32"
 # The largest k for which the k largest entries are found by k passes.
@@ -120,9 +121,7 @@ def _select(
   if k > _MAX_PASSES:
     return at_once(values)
   by_passes = functools.partial(_select_by_passes, k=k)
-  largest, places = jax.lax.platform_dependent(
-    values, cpu=by_passes, default=at_once
-  )
+  largest, places = by_platform(values, cpu=by_passes, default=at_once)
   return largest, places
 
 

@@ -21,15 +21,13 @@ from xqg_jax.augmentation.fusion import (
   sum_groups,
 )
 from xqg_jax.augmentation.settings import Augmentation
+from xqg_jax.indexes.exact.blocks import batch_queries, dot, pad_rows
 from xqg_jax.indexes.exact.search import (
   BLOCK_SIZE,
   Best,
-  batch_queries,
-  dot,
   list_devices,
   merge_columns,
   no_best,
-  pad_rows,
   search_exact,
 )
 from xqg_jax.indexes.neighbors import (

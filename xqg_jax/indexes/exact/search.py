@@ -14,18 +14,11 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, BFloat16, Float, Int
+from jaxtyping import Array, Float, Int
 
 from xqg_jax.errors import InputError
-from xqg_jax.indexes.exact.cpu_selection import GROUP, Block, HostSelection
-from xqg_jax.indexes.exact.rounded_scores import (
-  Rounded,
-  bound_errors,
-  has_fast_bfloat16,
-  round_passages,
-  round_queries,
-  score_pairs,
-)
+from xqg_jax.indexes.exact.blocks import batch_queries, dot, pad_rows
+from xqg_jax.indexes.exact.cpu_search import CpuSearch
 from xqg_jax.indexes.neighbors import (
   Neighbors,
   cut_padding,
@@ -34,13 +27,11 @@ from xqg_jax.indexes.neighbors import (
   merge_processes,
   take_turn,
 )
+from xqg_jax.runtime import cpu_forms
 from xqg_jax.runtime.sharding import Device
 from xqg_jax.store.vector_checks import check_queries, check_vectors
 
 BLOCK_SIZE = 65_536
-QUERY_BATCH = 512
-# Rows that a CPU multiplies at once: what comes out stays in its cache.
-_TILE = 8192
 # Columns are first compared by the maximum of groups of this many.
 _GROUP = 32
 
@@ -143,22 +134,6 @@ def merge_columns(
   return Best(scores, jnp.take_along_axis(rows, at, axis=1))
 
 
-def dot(
-  queries: Float[Array, "queries dim"],
-  vectors: Float[Array, "rows dim"],
-  dtype: str = "float32",
-) -> Float[Array, "queries rows"]:
-  """Inner products in float32, of factors rounded to `dtype`."""
-  if dtype == "float32":
-    # Accelerators would otherwise round the factors to bfloat16 or TF32.
-    return jnp.matmul(queries, vectors.T, precision=jax.lax.Precision.HIGHEST)
-  return jnp.matmul(
-    queries.astype(dtype),
-    vectors.astype(dtype).T,
-    preferred_element_type=jnp.float32,
-  )
-
-
 @functools.partial(jax.jit, static_argnames=("k", "settings"))
 def _update(
   best: Best,
@@ -178,60 +153,7 @@ def _update(
   return jax.tree.map(lambda x: x[None], merged)
 
 
-@functools.partial(jax.jit, static_argnames="dtype")
-def _multiply(
-  queries: Float[Array, "queries dim"],
-  passages: Float[Array, "rows dim"],
-  *,
-  dtype: str,
-) -> tuple[Float[Array, "queries columns"], Float[Array, "queries groups"]]:
-  """Scores in whole groups of columns, and the maximum of each group."""
-  return _group_scores(dot(queries, passages, dtype))
-
-
-@jax.jit
-def _multiply_rounded(
-  queries: BFloat16[Array, "queries dim"],
-  passages: BFloat16[Array, "dim rows"],
-) -> tuple[Float[Array, "queries columns"], Float[Array, "queries groups"]]:
-  """As `_multiply`, of rounded vectors."""
-  return _group_scores(
-    jnp.matmul(queries, passages, preferred_element_type=jnp.float32)
-  )
-
-
-def _group_scores(
-  scores: Float[Array, "queries rows"],
-) -> tuple[Float[Array, "queries columns"], Float[Array, "queries groups"]]:
-  if missing := -scores.shape[1] % GROUP:
-    scores = jnp.pad(scores, ((0, 0), (0, missing)), constant_values=-jnp.inf)
-  return scores, scores.reshape(len(scores), -1, GROUP).max(axis=-1)
-
-
 # ------------------------------------------------------------------ streaming
-
-
-def pad_rows(array: np.ndarray, rows: int) -> np.ndarray:
-  """Appends rows of zeros, so that every block has one compiled shape."""
-  missing = rows - len(array)
-  if not missing:
-    return np.ascontiguousarray(array, np.float32)
-  widths = [(0, missing), *[(0, 0)] * (array.ndim - 1)]
-  return np.pad(np.asarray(array, np.float32), widths)
-
-
-def batch_queries(
-  queries: Float[np.ndarray, "queries dim"], device: Device | None = None
-) -> list[Float[Array, "batch dim"]]:
-  """Cuts the queries into batches of one size, the last one padded."""
-  if not len(queries):
-    return []
-  size = -(-len(queries) // -(-len(queries) // QUERY_BATCH))
-  starts = range(0, len(queries), size)
-  return [
-    jax.device_put(pad_rows(queries[i : i + size], size), device)
-    for i in starts
-  ]
 
 
 def no_best(num_variants: int, num_queries: int, k: int) -> Best:
@@ -283,80 +205,6 @@ class _AcceleratorSearch:
     return join_batches([(b.scores[0], b.rows[0]) for b in self._best])
 
 
-class _CpuBatch(NamedTuple):
-  """Some of the queries on a CPU, also rounded where that is faster."""
-
-  queries: Float[Array, "batch dim"]
-  rounded: Rounded | None
-  selection: HostSelection
-
-
-class _CpuSearch:
-  """Multiplies by tiles; the host chooses while the next one is multiplied."""
-
-  def __init__(
-    self,
-    queries: Float[np.ndarray, "queries dim"],
-    *,
-    k: int,
-    capacity: int,
-    device: Device,
-    settings: ExactSettings,
-  ):
-    del capacity
-    self._device, self._dtype = device, settings.dtype
-    self._is_rounded = self._dtype == "float32" and has_fast_bfloat16()
-    self._batches = [
-      _CpuBatch(
-        batch,
-        round_queries(batch) if self._is_rounded else None,
-        HostSelection(len(batch), k, first_query=number * len(batch)),
-      )
-      for number, batch in enumerate(batch_queries(queries, device))
-    ]
-    self._waiting = None
-
-  def add(self, start: int, vectors: Float[np.ndarray, "rows dim"]) -> None:
-    blocks = [
-      self._make_block(batch, start, vectors) for batch in self._batches
-    ]
-    for first in range(0, len(vectors), _TILE):
-      tile = np.asarray(vectors[first : first + _TILE], np.float32)
-      passages = jax.device_put(tile, self._device)
-      rounded = round_passages(passages) if self._is_rounded else None
-      for batch, block in zip(self._batches, blocks, strict=True):
-        if rounded is None or batch.rounded is None:
-          products = _multiply(batch.queries, passages, dtype=self._dtype)
-        else:
-          products = _multiply_rounded(batch.rounded.vectors, rounded.vectors)
-        self._select()
-        bounds = {"start": start + first, "num_rows": len(tile), "block": block}
-        self._waiting = batch, products, rounded, bounds
-
-  def _make_block(
-    self, batch: _CpuBatch, start: int, vectors: Float[np.ndarray, "rows dim"]
-  ) -> Block | None:
-    if not self._is_rounded:
-      return None
-    queries = np.asarray(batch.queries)
-    return Block(start, functools.partial(score_pairs, queries, vectors))
-
-  def _select(self) -> None:
-    """Looks at the products before those that are being computed."""
-    if not self._waiting:
-      return
-    batch, products, rounded, bounds = self._waiting
-    errors = None
-    if rounded is not None and batch.rounded is not None:
-      errors = bound_errors(batch.rounded, rounded)
-    batch.selection.add(*map(np.asarray, products), **bounds, errors=errors)
-
-  def finish(self) -> Neighbors:
-    self._select()
-    self._waiting = None
-    return join_batches([batch.selection.finish() for batch in self._batches])
-
-
 def search_exact(
   queries: Float[np.ndarray, "queries query_dim"],
   blocks: Iterable[tuple[int, np.ndarray]],
@@ -394,7 +242,7 @@ def search_exact(
   ([[3.0, 2.0]], [[2, 0]])
   """
   devices = devices or list_devices()
-  searches: list[_AcceleratorSearch | _CpuSearch] = []
+  searches: list[_AcceleratorSearch | CpuSearch] = []
   num_rows = capacity = part = 0
   turn, num_turns = take_turn(across_processes)
   for block, (start, vectors) in enumerate(blocks):
@@ -426,6 +274,9 @@ def _start_search(
   capacity: int,
   device: Device,
   settings: ExactSettings,
-) -> _AcceleratorSearch | _CpuSearch:
-  kind = _CpuSearch if device.platform == "cpu" else _AcceleratorSearch
-  return kind(queries, k=k, capacity=capacity, device=device, settings=settings)
+) -> _AcceleratorSearch | CpuSearch:
+  if cpu_forms.are_for(device):
+    return CpuSearch(queries, k=k, device=device, dtype=settings.dtype)
+  return _AcceleratorSearch(
+    queries, k=k, capacity=capacity, device=device, settings=settings
+  )

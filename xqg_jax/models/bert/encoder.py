@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax.linen import partitioning
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
@@ -21,6 +20,7 @@ from xqg_jax.models.bert.conversion import params_from_hf, params_to_hf
 from xqg_jax.models.layers.affine import affine
 from xqg_jax.models.layers.attention import attend
 from xqg_jax.models.layers.dropout import Dropout
+from xqg_jax.models.layers.gelu import gelu
 from xqg_jax.runtime.sharding import split_rows
 
 __all__ = [
@@ -32,38 +32,6 @@ __all__ = [
 ]
 
 DType = Any
-
-
-def _gelu(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-  """The exact GELU, in the dtype of `x`."""
-  return jax.lax.platform_dependent(x, cpu=_frugal_gelu, default=_plain_gelu)
-
-
-def _plain_gelu(x: Array) -> Array:
-  x32 = x.astype(jnp.float32)
-  return (x32 * _normal_cdf(x32)).astype(x.dtype)
-
-
-def _normal_cdf(x: Array) -> Array:
-  """By erf, which XLA computes faster on CPU than erfc."""
-  return 0.5 * (1.0 + jax.lax.erf(x * np.float32(np.sqrt(0.5))))
-
-
-@jax.custom_vjp
-def _frugal_gelu(x: Array) -> Array:
-  """The same; the gradient keeps nothing but `x`."""
-  return _plain_gelu(x)
-
-
-def _gelu_backward(x: Array, dy: Array) -> tuple[Array]:
-  # The barrier has erf computed anew instead of kept in float32.
-  x, dy = jax.lax.optimization_barrier((x, dy))
-  x32 = x.astype(jnp.float32)
-  density = jnp.exp(-0.5 * x32 * x32) * np.float32(1 / np.sqrt(2 * np.pi))
-  return (((_normal_cdf(x32) + x32 * density) * dy).astype(x.dtype),)
-
-
-_frugal_gelu.defvjp(lambda x: (_plain_gelu(x), x), _gelu_backward)
 
 
 class Dense(nn.Module):
@@ -240,7 +208,7 @@ class EncoderLayer(nn.Module):
       config.intermediate_size, ("embed", "mlp"), init, dtype, name="wi"
     )
     wo = Dense(config.hidden_size, ("mlp", "embed"), init, dtype, name="wo")
-    x = x + dropout(wo(_gelu(wi(x))), deterministic)
+    x = x + dropout(wo(gelu(wi(x))), deterministic)
     return LayerNorm(eps, dtype, name="mlp_layer_norm")(x)
 
 
