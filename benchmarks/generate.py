@@ -136,9 +136,10 @@ def _make_ours(
   import numpy as np
 
   from xqg_jax.checkpoints import load_query_generator
-  from xqg_jax.generation import query_writer
   from xqg_jax.generation.decoding import Sampling
   from xqg_jax.generation.output_vocabulary import make_language_vocabularies
+  from xqg_jax.generation.query_writer import QuerySettings
+  from xqg_jax.generation.writers import t5
 
   generator = load_query_generator(folder / "mt5", dtype=dtype)
   languages, eos_id = get_languages(XOR_TYDI_LANGUAGES), generator.config.eos_id
@@ -156,17 +157,17 @@ def _make_ours(
       )
       for code, table in found.items()
     }
-  make_mask = query_writer.make_vocabulary_mask
+  make_mask = t5.make_vocabulary_mask
 
   def without_end(*arguments: Any) -> Any:
     mask = make_mask(*arguments)
     mask[eos_id] = False
     return mask
 
-  query_writer.make_vocabulary_mask = without_end
-  writer = query_writer.QueryWriter(
+  t5.make_vocabulary_mask = without_end
+  writer = t5.T5QueryWriter(
     generator,
-    query_writer.QuerySettings(
+    QuerySettings(
       languages=languages,
       num_queries=NUM_SAMPLES,
       sampling=Sampling(top_k=TOP_K),
@@ -197,10 +198,11 @@ def _make_stopping(folder: pathlib.Path, *, refill: bool) -> Run:
     SHIPPED_GENERATOR,
   )
   from xqg_jax.generation.decoding import Sampling
-  from xqg_jax.generation.query_writer import QuerySettings, QueryWriter
+  from xqg_jax.generation.query_writer import QuerySettings
+  from xqg_jax.generation.writers.t5 import T5QueryWriter
   from xqg_jax.xor_mini import iter_passages
 
-  writer = QueryWriter(
+  writer = T5QueryWriter(
     load_query_generator(SHIPPED_GENERATOR),
     QuerySettings(
       languages=get_languages(XOR_TYDI_LANGUAGES),

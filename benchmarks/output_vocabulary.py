@@ -32,7 +32,8 @@ from xqg_jax.demo.pretraining import (
 )
 from xqg_jax.generation.decoding import Sampling
 from xqg_jax.generation.output_vocabulary import make_language_vocabularies
-from xqg_jax.generation.query_writer import QuerySettings, QueryWriter
+from xqg_jax.generation.query_writer import QuerySettings
+from xqg_jax.generation.writers.t5 import T5QueryWriter
 from xqg_jax.seqio_data.metrics import chrf, right_script
 from xqg_jax.xor_mini import make_xor_mini
 
@@ -53,7 +54,7 @@ def read_references(folder: pathlib.Path) -> References:
   return found
 
 
-def make_writers(texts: pathlib.Path) -> dict[str, QueryWriter]:
+def make_writers(texts: pathlib.Path) -> dict[str, T5QueryWriter]:
   """Writers with the whole vocabulary and with that of `texts`."""
   generator = load_query_generator(SHIPPED_GENERATOR)
   settings = QuerySettings(
@@ -74,8 +75,8 @@ def make_writers(texts: pathlib.Path) -> dict[str, QueryWriter]:
   sizes = {code: len(table.token_ids) for code, table in vocabularies.items()}
   print(json.dumps({"tokens": sizes, "of": generator.tokenizer.vocab_size}))
   return {
-    "whole": QueryWriter(generator, settings),
-    "restricted": QueryWriter(generator, settings, vocabularies=vocabularies),
+    "whole": T5QueryWriter(generator, settings),
+    "restricted": T5QueryWriter(generator, settings, vocabularies=vocabularies),
   }
 
 
@@ -117,7 +118,7 @@ def main() -> None:
 
 
 def measure(
-  writers: Mapping[str, QueryWriter],
+  writers: Mapping[str, T5QueryWriter],
   passages: Sequence[Passage],
   references: References,
   rounds: int,

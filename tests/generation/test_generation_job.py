@@ -22,8 +22,9 @@ from xqg_jax.errors import InputError
 from xqg_jax.generation import query_files
 from xqg_jax.generation.health import SIGNS
 from xqg_jax.generation.job import SAMPLE_FILE, Ledger, find_cost_left
-from xqg_jax.generation.query_writer import QuerySettings, QueryWriter
+from xqg_jax.generation.query_writer import QuerySettings
 from xqg_jax.generation.sampling import GREEDY
+from xqg_jax.generation.writers.t5 import T5QueryWriter
 from xqg_jax.stages.generate import SKIPPED_FILE, generate
 from xqg_jax.text.prompts import make_prompt
 from xqg_jax.xor_mini import iter_passages
@@ -181,7 +182,7 @@ def test_a_trained_generator_passes(run):
 
 
 def test_a_job_that_turns_bad_stops(run, monkeypatch):
-  write = QueryWriter.write_prompts
+  write = T5QueryWriter.write_prompts
   calls = []
 
   def failing(writer, prompts, num_passages, **options):
@@ -196,7 +197,7 @@ def test_a_job_that_turns_bad_stops(run, monkeypatch):
       row.update(dict.fromkeys(row, 0))
     return written
 
-  monkeypatch.setattr(QueryWriter, "write_prompts", failing)
+  monkeypatch.setattr(T5QueryWriter, "write_prompts", failing)
   with pytest.raises(InputError, match="queries so far are 100% empty"):
     run(force=False, languages=("fi",))
   assert calls[0] == 7  # the sample
@@ -259,7 +260,7 @@ def test_a_passage_of_ten_megabytes(run, checkpoint):
     seed=0,
     batch_size=2,
   )
-  writer = QueryWriter(load_query_generator(checkpoint), settings)
+  writer = T5QueryWriter(load_query_generator(checkpoint), settings)
   (finnish,) = settings.languages
   first = writer.make_prompts([long, blank])
   (whole,) = writer.generator.tokenizer.encode_batch(

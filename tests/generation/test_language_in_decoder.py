@@ -20,8 +20,9 @@ from xqg_jax.data.languages import get_languages
 from xqg_jax.data.passages import Passage
 from xqg_jax.errors import InputError
 from xqg_jax.generation.decoding import decode
-from xqg_jax.generation.query_writer import QuerySettings, QueryWriter
+from xqg_jax.generation.query_writer import QuerySettings
 from xqg_jax.generation.sampling import GREEDY, Sampling, make_row_keys
+from xqg_jax.generation.writers.t5 import T5QueryWriter
 from xqg_jax.models.t5 import network
 from xqg_jax.stages.generate import generate
 from xqg_jax.stages.train import train
@@ -66,7 +67,7 @@ def _make_writer(generator, sampling=GREEDY, language_in="decoder", **options):
     "batch_size": 14,
     "language_in": language_in,
   }
-  return QueryWriter(
+  return T5QueryWriter(
     generator,
     QuerySettings(**(settings | options)),
     jax.devices()[:1],
@@ -139,7 +140,7 @@ def test_a_passage_is_encoded_once_for_all_languages(generator):
 
 def test_names_that_the_tokenizer_confuses_are_refused(generator, monkeypatch):
   monkeypatch.setattr(
-    "xqg_jax.generation.query_writer.make_decoder_start",
+    "xqg_jax.generation.writers.t5.make_decoder_start",
     lambda language: "river",
   )
   with pytest.raises(InputError, match="does not tell the names"):

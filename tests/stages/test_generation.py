@@ -20,8 +20,9 @@ from xqg_jax.errors import InputError
 from xqg_jax.generation import query_files
 from xqg_jax.generation.decoding import Sampling
 from xqg_jax.generation.output_vocabulary import make_language_vocabularies
-from xqg_jax.generation.query_writer import QuerySettings, QueryWriter
+from xqg_jax.generation.query_writer import QuerySettings
 from xqg_jax.generation.slot_decoder import bucket_lengths
+from xqg_jax.generation.writers.t5 import T5QueryWriter
 from xqg_jax.stages.generate import generate
 from xqg_jax.text.prompts import make_prompt
 
@@ -155,7 +156,7 @@ def _writer(checkpoint, devices=None, **options):
     seed=options.get("seed", 0),
     batch_size=options["batch_size"],
   )
-  return QueryWriter(load_query_generator(checkpoint), settings, devices)
+  return T5QueryWriter(load_query_generator(checkpoint), settings, devices)
 
 
 @pytest.mark.slow
@@ -253,13 +254,13 @@ def test_a_stopped_run_goes_on_with_the_sameread_bytes(
     with pytest.raises(KeyboardInterrupt):
       run("broken")
   written = collections.Counter()
-  write_prompts = QueryWriter.write_prompts
+  write_prompts = T5QueryWriter.write_prompts
 
   def counting(writer, prompts, *args, **options):
     written.update({prompt.passage_id for prompt in prompts})
     return write_prompts(writer, prompts, *args, **options)
 
-  monkeypatch.setattr(QueryWriter, "write_prompts", counting)
+  monkeypatch.setattr(T5QueryWriter, "write_prompts", counting)
   folder, _ = run("broken")
   assert read_bytes(folder) == expected
   assert sum(written.values()) == 7 - 3 * num_shards
@@ -286,7 +287,7 @@ def test_a_damaged_shard_is_written_again(run):
 
 def test_a_finished_run_is_not_done_again(run, monkeypatch):
   folder, manifest = run()
-  monkeypatch.delattr(QueryWriter, "write_prompts")
+  monkeypatch.delattr(T5QueryWriter, "write_prompts")
   assert run() == (folder, manifest)
 
 

@@ -1,7 +1,7 @@
 """Decoding engine: sampled continuations of many prompts at once.
 
-Prompts are encoded once; keys and values for the attention to them are made
-once and shared by all samples of a prompt. A prompt and its samples sit in a
+Prompts are read once, and all samples of a prompt share what the network keeps
+of them. A prompt and its samples sit in a
 slot; `decode` gives each prompt one of its own, `refilling.decode_queue` puts
 waiting prompts into the slots of finished ones while the others go on.
 
@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from xqg_jax.generation.network import DecodingNetwork
 from xqg_jax.generation.sampling import (
   GREEDY,
   Sampling,
@@ -26,9 +27,6 @@ from xqg_jax.generation.sampling import (
   find_candidates,
   make_row_keys,
 )
-from xqg_jax.models.t5.layers import KeysValues
-from xqg_jax.models.t5.network import T5
-from xqg_jax.models.t5.output import output_kernel, project
 
 __all__ = [
   "GREEDY",
@@ -62,8 +60,8 @@ class Slots:
     is_finite: whether all states of the network were finite.
     keys: random keys of the samples.
     is_prompt: where the prompt is not padding.
-    cross: keys and values of the prompts for each decoder layer.
-    cache: keys and values of what is written.
+    memory: what the network keeps of the prompts.
+    cache: what it keeps of what is written.
   """
 
   owner: Int[Array, " p"]
@@ -76,8 +74,8 @@ class Slots:
   is_finite: Bool[Array, " p"]
   keys: UInt32[Array, "p s 2"]
   is_prompt: Bool[Array, "p l"]
-  cross: list[KeysValues]
-  cache: list[KeysValues] | None
+  memory: Any
+  cache: Any
 
   @property
   def is_free(self) -> Bool[Array, " p"]:
@@ -109,7 +107,7 @@ class Writer:
 
   def __init__(
     self,
-    module: T5,
+    module: DecodingNetwork,
     params: Mapping[str, Any],
     allowed: Bool[Array, "tables n"],
     token_ids: Int[Array, " n"] | None,
@@ -120,7 +118,7 @@ class Writer:
     self.module, self.config = module, module.config
     params = cast_matrices(params, self.config.dtype)
     self.apply = functools.partial(module.apply, {"params": params})
-    self.kernel = output_kernel(params, self.config, token_ids)
+    self.kernel = module.output_kernel(params, token_ids)
     if for_cpu:
       shift = jnp.where(allowed, 0, _NEVER).astype(self.kernel.dtype)
       self.kernel = jnp.concatenate([self.kernel, shift])
@@ -128,14 +126,9 @@ class Writer:
     self.sampling, self.max_length = sampling, max_length
     self.for_cpu = for_cpu
 
-  def encode(
-    self, prompts: Int[Array, "p l"]
-  ) -> tuple[list[KeysValues], Bool[Array, " p"]]:
-    """Keys and values of prompts, and whether all states were finite."""
-    encoded: Any = self.apply(prompts, method="encode")
-    is_finite = jnp.isfinite(encoded).all(axis=(1, 2))
-    keys_values: Any = self.apply(encoded, method="cross_keys_values")
-    return keys_values, is_finite
+  def encode(self, prompts: Int[Array, "p l"]) -> tuple[Any, Bool[Array, " p"]]:
+    """The memory of prompts, and whether all states were finite."""
+    return self.apply(prompts, method="read_prompts")
 
   def start(
     self,
@@ -144,7 +137,7 @@ class Writer:
     owner: Int[Array, " p"],
     table: Int[Array, "p s"],
     forced: Int[Array, "p s f"],
-    encoded: tuple[list[KeysValues], Bool[Array, " p"]],
+    encoded: tuple[Any, Bool[Array, " p"]],
   ) -> Slots:
     """Slots of encoded prompts before their first token, without a cache."""
     pad_id, shape = self.config.pad_id, keys.shape[:2]
@@ -161,7 +154,7 @@ class Writer:
       is_finite=encoded[1],
       keys=keys,
       is_prompt=is_prompt,
-      cross=encoded[0],
+      memory=encoded[0],
       cache=None,
     )
 
@@ -177,7 +170,7 @@ class Writer:
     hidden, cache = self.apply(
       slots.last,
       slots.cache,
-      slots.cross,
+      slots.memory,
       slots.is_prompt,
       position,
       method="decode_step",
@@ -247,7 +240,7 @@ class Writer:
     if self.for_cpu:
       which = jax.nn.one_hot(table, len(self.allowed), dtype=hidden.dtype)
       hidden = jnp.concatenate([hidden, which], axis=1)
-    logits = project(hidden, self.kernel, self.config)
+    logits = self.module.project(hidden, self.kernel)
     if not self.for_cpu:
       allowed = self.allowed if len(self.allowed) == 1 else self.allowed[table]
       logits = jnp.where(allowed, logits, -jnp.inf)
@@ -290,7 +283,7 @@ def _for_some(
   jax.jit, static_argnames=("module", "sampling", "max_length", "for_cpu")
 )
 def decode(
-  module: T5,
+  module: DecodingNetwork,
   params: Mapping[str, Any],
   prompts: Int[Array, "p l"],
   keys: UInt32[Array, "p s 2"],

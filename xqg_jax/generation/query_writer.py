@@ -1,38 +1,19 @@
-"""Query writer: from passages to prompts, decoded tokens, queries."""
+"""Query writer: what writes the queries of passages, whatever model it has.
 
+A new one is a subclass of `QueryWriter` in `writers/`, which `open_writer`
+there opens.
+"""
+
+import abc
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
 
-import jax
-import numpy as np
-from jaxtyping import Int
-
-from xqg_jax.checkpoints import QueryGenerator
 from xqg_jax.data.languages import Language
 from xqg_jax.data.passages import Passage
 from xqg_jax.errors import InputError
-from xqg_jax.generation.decoding import Sampling, make_row_keys
-from xqg_jax.generation.output_vocabulary import (
-  LanguageVocabulary,
-  join_vocabularies,
-  make_vocabulary_mask,
-)
-from xqg_jax.generation.slot_decoder import SlotDecoder
-from xqg_jax.runtime import sharding
-from xqg_jax.runtime.sharding import Device
-from xqg_jax.text.prompts import (
-  LANGUAGE_IN,
-  check_limit,
-  cut_prompt,
-  make_decoder_start,
-  make_prompt,
-  make_prompt_parts,
-  shorten,
-)
-
-# Tokens of the longest text.
-_NO_LIMIT = 2**30
+from xqg_jax.generation.sampling import Sampling
+from xqg_jax.text.prompts import LANGUAGE_IN
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,20 +69,18 @@ class QuerySettings:
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """One passage in one language or in all, tokenised.
+  """One passage in one language or in all, as a writer asks for its queries.
 
   Attributes:
     row: the passage's place among those written together.
     passage_id: its id.
     languages: codes of those to write queries in.
-    tokens: of the prompt, with the end token.
     is_cut: whether the passage's end was cut off.
   """
 
   row: int
   passage_id: str
   languages: tuple[str, ...]
-  tokens: Int[np.ndarray, " length"]
   is_cut: bool
 
 
@@ -119,133 +98,30 @@ class WrittenQueries:
   unfinished: list[dict[str, int]]
 
 
-class QueryWriter:
-  """Writes queries with one model, on the devices given."""
+PromptType = TypeVar("PromptType", bound=Prompt)
 
-  def __init__(
-    self,
-    generator: QueryGenerator,
-    settings: QuerySettings,
-    devices: Sequence[Device] | None = None,
-    *,
-    vocabularies: Mapping[str, LanguageVocabulary] | None = None,
-    refill: bool = True,
-  ):
-    """Puts the model on `devices`.
 
-    Args:
-      generator: the model.
-      settings: what decides the queries.
-      devices: all of this host when absent.
-      vocabularies: by language, the tokens to choose from; None: all.
-      refill: see `SlotDecoder`; decides the speed, not the queries.
-    """
-    self.generator = generator
-    self.settings = settings
-    mask = make_vocabulary_mask(
-      generator.tokenizer, generator.config.vocab_size
-    )
-    token_ids, allowed, self._tables = None, mask[None], {}
-    if vocabularies is not None:
-      token_ids, allowed = join_vocabularies(vocabularies)
-      self._tables = {code: row for row, code in enumerate(vocabularies)}
-    self._starts = self._make_starts()
-    languages_a_prompt = len(settings.languages) // len(
-      settings.prompt_languages
-    )
-    self.decoder = SlotDecoder(
-      generator.module,
-      generator.params,
-      mesh=sharding.make_mesh(devices=devices or jax.local_devices()),
-      sampling=settings.sampling,
-      num_samples=settings.num_queries * languages_a_prompt,
-      max_input_length=settings.max_input_length,
-      max_length=settings.max_query_length,
-      num_slots=-(-settings.batch_size // languages_a_prompt),
-      allowed=allowed,
-      token_ids=token_ids,
-      num_forced=max(map(len, self._starts.values())),
-      refill=refill,
-    )
+class QueryWriter(abc.ABC, Generic[PromptType]):
+  """Writes queries; a passage's do not depend on those beside it.
 
-  def _make_starts(self) -> dict[str, tuple[int, ...]]:
-    """By language, the tokens that the decoder begins with."""
-    languages = self.settings.languages
-    if self.settings.language_in == "prompt":
-      return {language.code: () for language in languages}
-    rows = self.generator.tokenizer.encode_batch(
-      [make_decoder_start(language) for language in languages],
-      max_length=_NO_LIMIT,
-    )
-    starts = [tuple(row[:-1].tolist()) for row in rows]  # without the end
-    if len(set(starts)) < len(starts):
-      raise InputError(
-        "the tokenizer does not tell the names of the languages apart",
-        mend="use a generator that was trained with the language in the prompt",
-      )
-    return dict(zip((known.code for known in languages), starts, strict=True))
+  Attributes:
+    settings: what decides the queries, beside the model.
+  """
 
-  # ------------------------------------------------------------------- prompts
+  settings: QuerySettings
 
-  def make_prompts(self, passages: Sequence[Passage]) -> list[Prompt]:
-    """Tokenises the prompts of all passages in all languages."""
-    limit = self.settings.max_input_length
-    shortened = [shorten(passage, limit) for passage in passages]
-    prompts = []
-    for language in self.settings.prompt_languages:
-      asked = self.settings.languages if language is None else (language,)
-      codes = tuple(language.code for language in asked)
-      # One more than fits tells which prompts are too long.
-      rows = self.generator.tokenizer.encode_batch(
-        [make_prompt(passage, language) for passage in shortened],
-        max_length=limit + 1,
-      )
-      for row, (passage, tokens) in enumerate(zip(passages, rows, strict=True)):
-        is_cut = False
-        if len(tokens) > limit or shortened[row] is not passage:
-          tokens, is_cut = self._cut(passage, shortened[row], language)
-        prompts.append(Prompt(row, passage.passage_id, codes, tokens, is_cut))
-    return prompts
+  @abc.abstractmethod
+  def describe(self) -> dict[str, Any]:
+    """What else decides the queries, for the claim; `generator` first."""
 
-  def _cut(
-    self, passage: Passage, shortened: Passage, language: Language | None
-  ) -> tuple[Int[np.ndarray, " length"], bool]:
-    """The tokens of a prompt that is too long, cut as in training."""
-    limit = self.settings.max_input_length
-    rows = self._encode_parts(shortened, language)
-    if shortened is not passage and len(rows[2]) < 2 * limit:
-      rows = self._encode_parts(passage, language)
-    # Each row ends with the end of sequence.
-    num_instruction, num_head, _ = (len(row) - 1 for row in rows)
-    check_limit(limit, num_instruction)
-    kept = cut_prompt(
-      rows[2][:-1],
-      num_instruction=num_instruction,
-      num_head=num_head,
-      limit=limit - 1,
-    )
-    return np.append(kept, rows[2][-1]), len(kept) < len(rows[2]) - 1
+  @abc.abstractmethod
+  def make_prompts(self, passages: Sequence[Passage]) -> list[PromptType]:
+    """Prompts of all passages in all languages; needs no device."""
 
-  def _encode_parts(
-    self, passage: Passage, language: Language | None
-  ) -> list[Int[np.ndarray, "..."]]:
-    parts = make_prompt_parts(passage, language)
-    return self.generator.tokenizer.encode_batch(parts, max_length=_NO_LIMIT)
-
-  # ------------------------------------------------------------------- writing
-
-  def write(
-    self,
-    passages: Sequence[Passage],
-    on_progress: Callable[[int], Any] = lambda num_queries: None,
-  ) -> WrittenQueries:
-    """Writes the queries of `passages`; see `write_prompts`."""
-    prompts = self.make_prompts(passages)
-    return self.write_prompts(prompts, len(passages), on_progress=on_progress)
-
+  @abc.abstractmethod
   def write_prompts(
     self,
-    prompts: Sequence[Prompt],
+    prompts: Sequence[PromptType],
     num_passages: int,
     *,
     on_progress: Callable[[int], Any] = lambda num_queries: None,
@@ -260,75 +136,12 @@ class QueryWriter:
     Raises:
       InputError: the model's states are not finite.
     """
-    codes = [language.code for language in self.settings.languages]
-    queries = [{code: [] for code in codes} for _ in range(num_passages)]
-    unfinished = [dict.fromkeys(codes, 0) for _ in range(num_passages)]
-    for written in self._decode(prompts):
-      for prompt, rows in written:
-        for code, tokens in zip(prompt.languages, rows, strict=True):
-          queries[prompt.row][code] = self._to_texts(tokens, code)
-          is_ended = np.isin(tokens, self.generator.config.end_ids).any(axis=1)
-          unfinished[prompt.row][code] = int((~is_ended).sum())
-      on_progress(len(written) * self.decoder.num_samples)
-    return WrittenQueries(queries, unfinished)
 
-  def _decode(
-    self, prompts: Sequence[Prompt]
-  ) -> Iterator[list[tuple[Prompt, Int[np.ndarray, "languages n length"]]]]:
-    """Yields prompts with their queries, in the order of finishing."""
-    samples = [
-      (prompt.passage_id, code)
-      for prompt in prompts
-      for code in prompt.languages
-    ]
-    keys = make_row_keys(
-      *zip(*samples, strict=True),
-      num_samples=self.settings.num_queries,
-      seed=self.settings.seed,
-    )
-    # [prompts * languages, queries] -> [prompts, languages * queries]
-    shape = (len(prompts), self.decoder.num_samples)
-    tables = [self._tables.get(code, 0) for _, code in samples]
-    starts = self._fill_up([self._starts[code] for _, code in samples])
-    repeats = self.settings.num_queries
-    for written in self.decoder.decode(
-      [prompt.tokens for prompt in prompts],
-      keys.reshape(*shape, 2),
-      np.repeat(np.array(tables, np.int32), repeats).reshape(shape),
-      np.repeat(starts, repeats, axis=0).reshape(*shape, -1),
-    ):
-      found = []
-      for number, (tokens, is_finite) in written.items():
-        prompt = prompts[number]
-        if not is_finite:
-          raise _not_finite(prompt)
-        rows = tokens.reshape(len(prompt.languages), repeats, -1)
-        found.append((prompt, rows))
-      yield found
-
-  def _fill_up(
-    self, rows: Sequence[Sequence[int]]
-  ) -> Int[np.ndarray, "rows length"]:
-    shape = (len(rows), self.decoder.num_forced)
-    filled = np.full(shape, self.generator.config.pad_id, np.int32)
-    for row, tokens in zip(filled, rows, strict=True):
-      row[: len(tokens)] = tokens
-    return filled
-
-  def _to_texts(
-    self, rows: Int[np.ndarray, "queries length"], language: str
-  ) -> list[str]:
-    cfg = self.generator.config
-    rows = rows[:, len(self._starts[language]) :]
-    is_text = (rows != cfg.pad_id) & ~np.isin(rows, cfg.end_ids)
-    ids = [row[keep] for row, keep in zip(rows, is_text, strict=True)]
-    texts = self.generator.tokenizer.decode_batch(ids)
-    return [" ".join(text.split()) for text in texts]
-
-
-def _not_finite(prompt: Prompt) -> InputError:
-  return InputError(
-    "the query generator's states are not finite at passage "
-    f"{prompt.passage_id!r}",
-    mend="check the checkpoint for overflow, or compute in float32",
-  )
+  def write(
+    self,
+    passages: Sequence[Passage],
+    on_progress: Callable[[int], Any] = lambda num_queries: None,
+  ) -> WrittenQueries:
+    """Writes the queries of `passages`; see `write_prompts`."""
+    prompts = self.make_prompts(passages)
+    return self.write_prompts(prompts, len(passages), on_progress=on_progress)

@@ -16,9 +16,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Bool, Int, UInt32
 
 from xqg_jax.generation.decoding import NOBODY, Slots, Writer
+from xqg_jax.generation.network import DecodingNetwork
 from xqg_jax.generation.sampling import Sampling
-from xqg_jax.models.t5.layers import KeysValues
-from xqg_jax.models.t5.network import T5
 from xqg_jax.runtime.sharding import DATA
 
 
@@ -74,7 +73,7 @@ class Finished:
   ),
 )
 def empty_slots(
-  module: T5,
+  module: DecodingNetwork,
   *,
   mesh: Mesh,
   num_slots: int,
@@ -97,11 +96,6 @@ def empty_slots(
 
   def make() -> Slots:
     cfg, shape = module.config, (num_slots, num_samples)
-    values = jnp.zeros(
-      (num_slots, cfg.num_heads, prompt_length, cfg.head_dim),
-      jnp.dtype(cfg.dtype),
-    )
-    keys = jnp.swapaxes(values, 2, 3)
     return Slots(
       owner=jnp.full(num_slots, NOBODY, jnp.int32),
       table=jnp.zeros(shape, jnp.int32),
@@ -113,7 +107,7 @@ def empty_slots(
       is_finite=jnp.ones(num_slots, bool),
       keys=jnp.zeros((*shape, 2), jnp.uint32),
       is_prompt=jnp.zeros((num_slots, prompt_length), bool),
-      cross=[(keys, values)] * cfg.num_decoder_layers,
+      memory=module.empty_memory(num_slots, prompt_length),
       cache=module.empty_cache(*shape, max_length),
     )
 
@@ -128,7 +122,7 @@ def empty_slots(
   donate_argnames="slots",
 )
 def decode_queue(
-  module: T5,
+  module: DecodingNetwork,
   params: Mapping[str, Any],
   slots: Slots,
   queue: Queue,
@@ -192,6 +186,7 @@ def _let_in(
     lambda _: jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes),
     group.prompts,
   )
+  memory, is_finite = encoded
   spare = slots.is_prompt.shape[1] - group.prompts.shape[1]
   new = writer.start(
     jnp.pad(
@@ -203,7 +198,7 @@ def _let_in(
     group.owner,
     group.table,
     group.forced,
-    _lengthen(encoded, spare),
+    (writer.module.lengthen_memory(memory, spare), is_finite),
   )
   is_free, num_slots = slots.is_free, len(slots.owner)
   # First the finished, then the empty, last those at work.
@@ -224,18 +219,3 @@ def _let_in(
     new,
   )
   return dataclasses.replace(entered, cache=slots.cache), finished
-
-
-def _lengthen(
-  encoded: tuple[list[KeysValues], Bool[Array, " p"]], spare: int
-) -> tuple[list[KeysValues], Bool[Array, " p"]]:
-  """Adds padding behind the keys and values of prompts."""
-  none = (0, 0)
-  cross = [
-    (
-      jnp.pad(key, (none, none, none, (0, spare))),
-      jnp.pad(value, (none, none, (0, spare), none)),
-    )
-    for key, value in encoded[0]
-  ]
-  return cross, encoded[1]

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Int, Shaped, UInt32
 
 from xqg_jax.generation.decoding import NOBODY, Slots, cast_matrices
+from xqg_jax.generation.network import DecodingNetwork
 from xqg_jax.generation.refilling import (
   Finished,
   Queue,
@@ -24,8 +25,7 @@ from xqg_jax.generation.refilling import (
   empty_slots,
 )
 from xqg_jax.generation.sampling import Sampling
-from xqg_jax.models.t5.network import T5
-from xqg_jax.runtime import sharding
+from xqg_jax.runtime import cpu_forms, sharding
 
 # Groups that fill the slots once. More of them leave fewer slots idle, larger
 # ones are encoded faster.
@@ -120,8 +120,8 @@ def plan_calls(
 
 def is_for_cpu(mesh: Mesh, num_tokens: int) -> bool:
   """Whether to arrange the choice among so many tokens for a CPU."""
-  on_cpu = mesh.devices.flat[0].platform == "cpu"
-  return on_cpu and num_tokens >= _LARGE_VOCABULARY
+  has_many = num_tokens >= _LARGE_VOCABULARY
+  return has_many and cpu_forms.are_for(mesh.devices.flat[0])
 
 
 class SlotDecoder:
@@ -129,7 +129,7 @@ class SlotDecoder:
 
   def __init__(
     self,
-    module: T5,
+    module: DecodingNetwork,
     params: Mapping[str, Any],
     *,
     mesh: Mesh,

@@ -19,19 +19,16 @@ from typing import Any, Literal
 
 import jax
 
-from xqg_jax.checkpoints import QueryGenerator, load_query_generator
 from xqg_jax.data.languages import XOR_TYDI_LANGUAGES, get_languages
 from xqg_jax.data.passages import Passage, list_passage_files, read_passages
 from xqg_jax.data.samples import draw_sample
 from xqg_jax.errors import InputError
-from xqg_jax.generation.decoding import Sampling
 from xqg_jax.generation.health import add_counts, to_shares
 from xqg_jax.generation.job import GenerationJob
-from xqg_jax.generation.output_vocabulary import (
-  TextSource,
-  make_language_vocabularies,
-)
+from xqg_jax.generation.output_vocabulary import TextSource
 from xqg_jax.generation.query_writer import QuerySettings, QueryWriter
+from xqg_jax.generation.sampling import Sampling
+from xqg_jax.generation.writers import open_writer
 from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import describe_files, write_text
 from xqg_jax.io.full_disk import tell_of_full_disk
@@ -172,63 +169,23 @@ def _open_writer(
   given: Mapping[str, Any], settings: QuerySettings
 ) -> tuple[QueryWriter, dict[str, Any]]:
   """Loads the model; returns what writes, and what decides the bytes."""
-  dtype, source = given["dtype"], given["vocabulary_texts"]
-  generator = load_query_generator(
+  writer = open_writer(
     given["checkpoint_path"],
+    settings,
     tokenizer_path=given["tokenizer_path"],
-    dtype=dtype,
+    language_in=given["language_in"],
+    dtype=given["dtype"],
+    vocabulary_texts=given["vocabulary_texts"],
   )
-  language_in = _find_language_in(generator, given["language_in"])
-  settings = dataclasses.replace(settings, language_in=language_in)
-  _check_languages(generator, settings)
-  vocabularies = source and make_language_vocabularies(
-    generator.tokenizer,
-    source,
-    settings.languages,
-    vocab_size=generator.config.vocab_size,
-  )
+  described = writer.describe()
   arguments = {
-    "generator": _describe(generator),
+    "generator": described.pop("generator"),
     "passages": describe_files(list_passage_files(given["passages"])),
-    "settings": _to_json(settings),
+    "settings": _to_json(writer.settings),
     "shard_size": given["shard_size"],
-    "dtype": dtype,
-    "output_vocabulary": vocabularies
-    and {code: table.describe() for code, table in vocabularies.items()},
+    **described,
   }
-  writer = QueryWriter(generator, settings, vocabularies=vocabularies)
   return writer, arguments
-
-
-def _find_language_in(generator: QueryGenerator, wanted: str | None) -> str:
-  """What names the language, by the checkpoint and by what is asked for."""
-  trained = generator.language_in
-  if None not in (trained, wanted) and trained != wanted:
-    raise InputError(
-      f"LANGUAGE_IN is {wanted!r}, but the checkpoint was trained with the "
-      f"language in the {trained}",
-      mend="leave LANGUAGE_IN out",
-    )
-  return wanted or trained or "prompt"
-
-
-def _check_languages(
-  generator: QueryGenerator, settings: QuerySettings
-) -> None:
-  """Warns of languages that the generator has not been trained for."""
-  if not generator.languages:
-    return
-  others = [
-    f"{language.name} ({language.code})"
-    for language in settings.languages
-    if language.code not in generator.languages
-  ]
-  if others:
-    print(
-      f"xqg: warning: the checkpoint was not trained for {', '.join(others)}, "
-      f"only for {', '.join(generator.languages)}",
-      file=sys.stderr,
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -284,13 +241,6 @@ def _list_skipped(folder: Location, skipped: Sequence[tuple[str, str]]) -> None:
   )
   lines = (f"{where}\t{passage_id}\n" for where, passage_id in skipped)
   write_text(folder / SKIPPED_FILE, "".join(lines))
-
-
-def _describe(generator: QueryGenerator) -> dict[str, str]:
-  return {
-    "fingerprint": generator.fingerprint,
-    "tokenizer_fingerprint": generator.tokenizer.fingerprint,
-  }
 
 
 def _to_json(settings: QuerySettings) -> dict[str, Any]:

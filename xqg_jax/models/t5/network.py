@@ -17,6 +17,9 @@ Choices worth knowing:
     logits are float32. float16 is refused: mT5's activations exceed its range.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -34,6 +37,7 @@ from xqg_jax.models.t5.layers import (
   RMSNorm,
   row_biases,
 )
+from xqg_jax.models.t5.output import output_kernel, project
 
 __all__ = [
   "MT5_SIZES",
@@ -263,6 +267,48 @@ class T5(nn.Module):
   ) -> list[KeysValues]:
     """Keys and values of the prompts for each decoder layer."""
     return self.decoder.keys_values(encoded)
+
+  def read_prompts(
+    self, tokens: Int[Array, "p k"]
+  ) -> tuple[list[KeysValues], Bool[Array, " p"]]:
+    """`cross_keys_values` of prompts, and whether all states were finite."""
+    encoded = self.encode(tokens)
+    is_finite = jnp.isfinite(encoded).all(axis=(1, 2))
+    return self.cross_keys_values(encoded), is_finite
+
+  def empty_memory(self, num_prompts: int, length: int) -> list[KeysValues]:
+    """As `cross_keys_values`, of prompts without tokens."""
+    cfg = self.config
+    values = jnp.zeros(
+      (num_prompts, cfg.num_heads, length, cfg.head_dim), jnp.dtype(cfg.dtype)
+    )
+    keys = jnp.swapaxes(values, 2, 3)
+    return [(keys, values)] * cfg.num_decoder_layers
+
+  def lengthen_memory(
+    self, memory: list[KeysValues], spare: int
+  ) -> list[KeysValues]:
+    """Adds padding behind the keys and values of prompts."""
+    none = (0, 0)
+    return [
+      (
+        jnp.pad(key, (none, none, none, (0, spare))),
+        jnp.pad(value, (none, none, (0, spare), none)),
+      )
+      for key, value in memory
+    ]
+
+  def output_kernel(
+    self, params: Mapping[str, Any], token_ids: Int[Array, " n"] | None
+  ) -> Float[Array, "d n"]:
+    """As `output.output_kernel`."""
+    return output_kernel(params, self.config, token_ids)
+
+  def project(
+    self, hidden: Float[Array, "*b d"], kernel: Float[Array, "d n"]
+  ) -> Float[Array, "*b n"]:
+    """As `output.project`."""
+    return project(hidden, kernel, self.config)
 
   def empty_cache(
     self, num_prompts: int, num_samples: int, length: int
