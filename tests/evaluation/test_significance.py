@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+import scipy.stats
 
 from xqg_jax.evaluation.significance import (
   holm_correction,
@@ -39,6 +40,61 @@ def test_sampled_agrees_with_enumeration(shift):
   differences = np.random.default_rng(3).normal(shift, 1.0, size=14)
   sampled = paired_randomization_test(differences, rounds=10_000, seed=1)
   assert sampled == pytest.approx(enumerate_p(differences), abs=0.015)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_few_questions_agree_with_scipy(seed):
+  differences = np.random.default_rng(seed).normal(0.4, 1.0, size=9)
+  p = paired_randomization_test(differences)
+  assert p == pytest.approx(_scipy_test(differences, math.inf), abs=1e-12)
+
+
+@pytest.mark.parametrize("shift", [0.2, 0.25, 0.3])
+def test_many_questions_agree_with_scipy(shift):
+  differences = np.random.default_rng(7).normal(shift, 1.0, size=200)
+  rounds = 20_000
+  p = paired_randomization_test(differences, rounds=rounds, seed=1)
+  expected = _scipy_test(differences, rounds)
+  # Ours draws twice the tail, scipy doubles one of them: of the variances
+  # p (1 - p) / rounds and p (2 - p) / rounds; four standard errors.
+  error = math.sqrt((expected * (3 - 2 * expected)) / rounds)
+  assert 0.001 < expected < 0.5
+  assert p == pytest.approx(expected, abs=4 * error)
+
+
+def _scipy_test(differences, rounds):
+  return scipy.stats.permutation_test(
+    (differences,),
+    lambda x, axis: x.sum(axis=axis),
+    permutation_type="samples",
+    n_resamples=rounds,
+    vectorized=True,
+    rng=np.random.default_rng(3),
+  ).pvalue
+
+
+@pytest.mark.parametrize("level", [0.9, 0.95])
+def test_bootstrap_agrees_with_scipy(level):
+  rng = np.random.default_rng(5)
+  strata = [rng.normal(0.2, 1, 60), rng.exponential(1, 40), rng.random(25)]
+  rounds = 20_000
+  found = paired_bootstrap_interval(strata, rounds=rounds, level=level)
+  expected = scipy.stats.bootstrap(
+    strata,
+    lambda *strata, axis: sum(s.mean(axis=axis) for s in strata) / len(strata),
+    n_resamples=rounds,
+    confidence_level=level,
+    method="percentile",
+    rng=np.random.default_rng(3),
+  )
+  # A sampled quantile q of a nearly normal distribution of spread s is off by
+  # s sqrt(q (1 - q) / rounds) / density(q); both are sampled.
+  q = (1 - level) / 2
+  density = scipy.stats.norm.pdf(scipy.stats.norm.ppf(q))
+  error = expected.standard_error * math.sqrt(2 * q * (1 - q) / rounds)
+  np.testing.assert_allclose(
+    found, expected.confidence_interval, rtol=0, atol=4 * error / density
+  )
 
 
 def test_binary_differences_agree_with_the_binomial():
