@@ -8,7 +8,13 @@ import pytest
 
 from tests.helpers.documentation import ROOT
 from tests.helpers.tiny_store import write_store
+from xqg_jax.data.generated_queries import read_generated_queries
 from xqg_jax.errors import InputError
+from xqg_jax.generation.query_writer import (
+  Prompt,
+  QueryWriter,
+  WrittenQueries,
+)
 from xqg_jax.indexes.index import BuiltIndex
 from xqg_jax.indexes.kinds import KINDS, open_index
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
@@ -17,9 +23,12 @@ from xqg_jax.models.dual_encoder.pooling import (
   Pooling,
   pool_segments,
 )
+from xqg_jax.stages.generate import generate
 from xqg_jax.stages.index import build_index
 from xqg_jax.stages.update_index import update_index
 from xqg_jax.store.shards import ShardArrays
+from xqg_jax.training.losses.distillation import DISTILLATIONS
+from xqg_jax.training.losses.ranking import RankingObjective
 
 VECTORS = np.eye(5, 4, dtype=np.float32) + np.float32(0.1)
 
@@ -109,3 +118,75 @@ def test_the_files_that_the_page_names_exist():
   assert len(own) > 40
   for name in own:
     assert (ROOT / "xqg_jax" / name).exists() or (ROOT / name).exists(), name
+
+
+class EchoWriter(QueryWriter):
+  """Asks for each passage by its title, as an endpoint might."""
+
+  def __init__(self, settings):
+    self.settings = settings
+
+  def describe(self):
+    return {"generator": "echo 1"}
+
+  def make_prompts(self, passages):
+    codes = tuple(language.code for language in self.settings.languages)
+    return [
+      Prompt(row, passage.title, codes, is_cut=False)
+      for row, passage in enumerate(passages)
+    ]
+
+  def write_prompts(self, prompts, num_passages, *, on_progress=lambda n: None):
+    numbers = range(self.settings.num_queries)
+    queries = [
+      {
+        code: [f"Mikä on {prompt.passage_id} {n}?" for n in numbers]
+        for code in prompt.languages
+      }
+      for prompt in prompts
+    ]
+    on_progress(sum(len(q) for texts in queries for q in texts.values()))
+    return WrittenQueries(queries, [dict.fromkeys(q, 0) for q in queries])
+
+
+def test_a_query_writer_is_a_class_that_is_opened(tmp_path, monkeypatch):
+  monkeypatch.setattr(
+    "xqg_jax.stages.generate.open_writer",
+    lambda path, settings, **_: EchoWriter(settings),
+  )
+  rows = [f"p{i}\tText {i}.\tOulu {i}" for i in range(5)]
+  passages = tmp_path / "passages.tsv"
+  passages.write_text("\n".join(["id\ttext\ttitle", *rows]) + "\n")
+  for _ in range(2):  # the second finds the first's work done
+    manifest = generate(
+      checkpoint_path="echo",
+      passages=passages,
+      output_dir=tmp_path / "generated",
+      languages=("fi",),
+      num_queries=2,
+      shard_size=2,
+    )
+  assert manifest["generator"] == "echo 1"
+  written = [
+    q.queries for _, q in read_generated_queries(tmp_path / "generated")
+  ]
+  assert len(written) == 5
+  assert written[3] == {"fi": ("Mikä on Oulu 3 0?", "Mikä on Oulu 3 1?")}
+
+
+def test_a_distillation_is_a_function_and_an_entry(monkeypatch):
+  with pytest.raises(InputError, match="distillation names 'mse'"):
+    RankingObjective(distillation="mse")
+
+  def mse(scores, teacher_scores, mask):
+    return jnp.mean(jnp.where(mask, (scores - teacher_scores) ** 2, 0.0))
+
+  monkeypatch.setitem(DISTILLATIONS, "mse", mse)
+  objective = RankingObjective(distillation="mse", distillation_weight=1.0)
+  loss, _ = objective(
+    jnp.array([[1.0, 0.0]]),
+    jnp.array([[3.0, 0.0], [1.0, 0.0]]),
+    passage_mask=jnp.array([True, True]),
+    batch={"teacher_scores": jnp.array([[1.0, 1.0]])},
+  )
+  assert float(loss) == 2.0  # of scores 3 and 1
