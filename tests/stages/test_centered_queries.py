@@ -15,6 +15,7 @@ from xqg_jax.augmentation.language_means import (
 from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.data.generated_queries import read_generated_queries
 from xqg_jax.data.passages import Passage, read_passages
+from xqg_jax.data.runs import read_run
 from xqg_jax.data.training_pairs import (
   TrainingPair,
   read_training_pairs,
@@ -22,9 +23,13 @@ from xqg_jax.data.training_pairs import (
 )
 from xqg_jax.encoding.texts import encode_texts
 from xqg_jax.errors import InputError
+from xqg_jax.indexes.rescoring import FusionSettings
 from xqg_jax.stages.center import center
+from xqg_jax.stages.encode import encode
 from xqg_jax.stages.filter import filter_queries
+from xqg_jax.stages.index import build_index
 from xqg_jax.stages.mine_negatives import mine_negatives
+from xqg_jax.stages.search import search
 from xqg_jax.store.store import open_store
 
 __all__ = ["world"]
@@ -135,3 +140,42 @@ def test_centring_without_means_or_scores_is_refused(world, means):
       centering=CenterSettings(strength=0.8),
     )
   assert not (world.root / "nowhere").exists()
+
+
+def test_search_scores_again_by_the_best_language(world, means):
+  store = world.root / "by_language"
+  encode(
+    checkpoint_path=world.checkpoint,
+    passages=world.root / "passages.tsv",
+    generated_queries=world.root / "queries.jsonl",
+    group_queries_by=("language",),
+    output_dir=store,
+  )
+  index = world.root / "by_language_index"
+  build_index(embeddings=store, output_dir=index, kind="exact")
+  arguments = {
+    "questions": world.questions,
+    "checkpoint_path": world.checkpoint,
+    "k": 260,
+    "fusion": FusionSettings(kind="best", alpha=0.4),
+  }
+  found = search(
+    index=index,
+    output_dir=world.root / "best",
+    centering=CenterSettings(strength=0.8, means=means),
+    **arguments,
+  )
+  (block,) = open_store(store).blocks(1000)
+  questions = np.load(found / "question_embeddings.npy")
+  # One query a language: the sums are the queries.
+  queries = np.einsum("qd,pgd->qpg", questions, block.query_sums)
+  expected = 0.6 * questions @ block.passages.T + 0.4 * queries.max(axis=2)
+  run = read_run(found / "run.trec")
+  for row, scores in enumerate(expected):
+    given = [run[f"q{row}"][f"p{i}"] for i in range(260)]
+    np.testing.assert_allclose(given, scores, atol=1e-5)
+  manifest = json.loads((found / "manifest.json").read_text())
+  assert manifest["fusion"] == {"kind": "best", "alpha": 0.4}
+  with pytest.raises(InputError, match="one sum a language"):
+    search(index=world.index, output_dir=world.root / "one", **arguments)
+  assert not (world.root / "one").exists()

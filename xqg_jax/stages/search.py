@@ -12,7 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -44,6 +44,12 @@ from xqg_jax.indexes.kinds import (
   open_centering,
   open_index,
 )
+from xqg_jax.indexes.rescoring import (
+  SUM,
+  FusionSettings,
+  check_groups,
+  rescore,
+)
 from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import sha256_file, write_array, write_json
 from xqg_jax.io.locations import relate_location
@@ -67,6 +73,7 @@ def search(
   compute_dtype: Literal["float32", "bfloat16"] = "float32",
   exact: ExactSettings = EXACT,
   centering: CenterSettings = NOT_CENTERED,
+  fusion: FusionSettings = SUM,
 ) -> Path:
   """Encodes questions and finds the k nearest passages of each.
 
@@ -80,6 +87,8 @@ def search(
     compute_dtype: of the encoder's products and activations, as for `encode`.
     exact: dtype and, on TPUs, recall of the search of an exact index.
     centering: how much of their language's mean is subtracted from questions.
+    fusion: how the k passages are scored again by their generated queries,
+      where the store keeps one sum a language.
 
   Returns:
     The folder.
@@ -109,14 +118,27 @@ def search(
     **({} if compute_dtype == "float32" else {"compute_dtype": compute_dtype}),
     **({} if exact == EXACT else dataclasses.asdict(exact)),
     **_describe_centering(centered, None),
+    **_describe_fusion(fusion),
   }
+  if fusion.kind != "sum":
+    check_groups(opened.open_embeddings().store.groups)
   folder = claim_in_turn(output_dir, stage="search", arguments=arguments)
   is_done = _is_finished(folder)
   wait_for_all(f"look at {folder}")
   if not is_done:
     with lock_together(folder), opened:
-      _write_search(folder, opened, asked, model, k, exact, centered)
+      how = _How(k, exact, centered, fusion)
+      _write_search(folder, opened, asked, model, how)
   return folder
+
+
+class _How(NamedTuple):
+  """How questions are searched with."""
+
+  k: int
+  exact: ExactSettings
+  centering: Centering
+  fusion: FusionSettings
 
 
 def _is_finished(folder: Path) -> bool:
@@ -140,11 +162,9 @@ def _write_search(
   index: Index,
   questions: Sequence[Question],
   model: DualEncoder,
-  k: int,
-  exact: ExactSettings,
-  centering: Centering,
+  how: _How,
 ) -> None:
-  embeddings, run = _find_passages(index, questions, model, k, exact, centering)
+  embeddings, run = _find_passages(index, questions, model, how)
   if not is_first_process():
     return
   write_run(folder / RUN_FILE, run)
@@ -157,12 +177,13 @@ def _write_search(
     "embeddings": relate_location(index.embeddings, folder),
     "embeddings_fingerprint": index.manifest["embeddings_fingerprint"],
     "encoder_fingerprint": model.fingerprint,
-    "k": k,
+    "k": how.k,
     "run": sha256_file(folder / RUN_FILE),
     "question_embeddings": sha256_file(folder / EMBEDDINGS_FILE),
     "question_ids": [question.question_id for question in questions],
     "languages": [question.language for question in questions],
-    **_describe_centering(centering, folder),
+    **_describe_centering(how.centering, folder),
+    **_describe_fusion(how.fusion),
   }
   write_json(folder / MANIFEST_FILE, manifest)
 
@@ -179,28 +200,39 @@ def _describe_centering(
   return {CENTERING_KEY: noted}
 
 
+def _describe_fusion(fusion: FusionSettings) -> dict[str, Any]:
+  noted = fusion.to_json()
+  return {} if noted is None else {"fusion": noted}
+
+
 def _find_passages(
   index: Index,
   questions: Sequence[Question],
   model: DualEncoder,
-  k: int,
-  exact: ExactSettings,
-  centering: Centering,
+  how: _How,
 ) -> tuple[Float[np.ndarray, "questions dim"], Run]:
   """Encodes and searches, and tells how fast that went."""
   passage_ids = index.passage_ids
   started = time.perf_counter()
+  languages = [question.language for question in questions]
   embeddings = encode_questions(
     model,
     [question.question for question in questions],
-    [question.language for question in questions],
-    centering=centering,
+    languages,
+    centering=how.centering,
   )
   encoded = time.perf_counter()
   scores, rows = index.search(
-    embeddings, k, settings=exact, across_processes=True
+    embeddings, how.k, settings=how.exact, across_processes=True
   )
   searched = time.perf_counter()
+  if how.fusion.kind != "sum":
+    store = index.open_embeddings().store
+    scores, rows = rescore(
+      (scores, rows), embeddings, languages, store, how.fusion
+    )
+    taken = 1000 * (time.perf_counter() - searched) / len(questions)
+    print(f"scored again by queries: {taken:.2f} ms each", file=sys.stderr)
   print(
     f"{len(questions)} questions: "
     f"encoded {len(questions) / (encoded - started):,.0f}/s, "
