@@ -19,7 +19,6 @@ REQUIRED = [
   "optax>=0.2.8,<0.3",  # 0.3 may drop the deprecated transform aliases
   # Checkpoints: the on-disk layout is stable within 0.12.
   "orbax-checkpoint>=0.12.8,<0.13",
-  "etils[epath]>=1.10,<2",  # folders on gs:// and s3://
   "tensorstore>=0.1.84,<0.2",  # the first with every zarr3 option used here
   # 1.4 is the first with numpy 2; 1.4.2's optional TensorFlow ops are built
   # for 2.20, the bound of the extra `tasks`.

@@ -4,14 +4,19 @@ import contextlib
 import json
 import re
 
+import numpy as np
 import pytest
 
-from tests.helpers import tiny_generator
+from tests.helpers import tiny_generator, tiny_store
 from tests.helpers.tiny_dual_encoder import make_texts, write_checkpoint
 from xqg_jax.io.buckets import BucketPath
+from xqg_jax.io.files import read_json
 from xqg_jax.models.bert.encoder import BertConfig
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
-from xqg_jax.stages import STAGES
+from xqg_jax.stages import STAGES, plan, serve
+from xqg_jax.stages.index import build_index
+from xqg_jax.stages.update_index import update_index
+from xqg_jax.store.shards import ShardArrays
 from xqg_jax.training.dual_encoder_model import DualEncoderModel
 
 pytestmark = pytest.mark.usefixtures("quick_compiler")
@@ -159,7 +164,7 @@ CALLS = {
   },
 }
 
-# What no other verb reads, tested apart.
+# Tested apart: below, `train` with its checkpoints; the demo calls the others.
 APART = ("demo", "plan", "train", "serve", "update-index")
 ROAD = [verb for verb in CALLS if verb not in APART]
 BUCKET = "memory://road"
@@ -273,3 +278,51 @@ def test_a_bucket_holds_the_bytes_of_a_local_folder(road, folder):
   expected = _read_all(road, folder, **options)
   assert len(expected) > 1
   assert _read_all(BucketPath(BUCKET), folder, **options) == expected
+
+
+def test_a_plan_is_written_to_a_bucket(monkeypatch):
+  measured = {"step": None, "largest_batch": None, "suggestion": None}
+  monkeypatch.setattr(plan, "_measure", lambda *_: measured)
+  monkeypatch.setattr(plan, "format_plan", str)
+  plan.plan(**CALLS["plan"](f"{BUCKET}/{{}}".format))
+  written = read_json(BucketPath(BUCKET) / "plan" / "plan.json")
+  assert written.items() >= measured.items()
+
+
+@pytest.mark.usefixtures("road")
+def test_a_page_is_served_from_a_bucket(monkeypatch):
+  served = []
+
+  class Server:
+    async def serve(self, sockets):
+      served.extend(sockets)
+
+  app = serve._import_app()
+  monkeypatch.setattr(app, "make_server", lambda app: Server())
+  serve.serve(**CALLS["serve"](f"{BUCKET}/{{}}".format))
+  assert len(served) == 1
+
+
+def test_a_scann_index_in_a_bucket_is_updated(tmp_path, monkeypatch):
+  """ScaNN's files are copied to the cache before they are loaded."""
+  pytest.importorskip("scann")
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  bucket = BucketPath("memory://scann")
+  vectors = np.random.default_rng(0).standard_normal((300, 16), np.float32)
+  ids = [f"p{i}" for i in range(300)]
+  for name, kept in (("store", slice(None)), ("view", slice(20, None))):
+    arrays = ShardArrays(ids[kept], vectors[kept], None, None)
+    tiny_store.write_store(bucket / name, arrays)
+  build_index(
+    embeddings=bucket / "store",
+    output_dir=bucket / "scann",
+    kind="scann",
+    k=5,
+    num_leaves=4,
+    num_leaves_to_search=4,
+    num_reordered=300,
+  )
+  with update_index(**CALLS["update-index"](f"{bucket}/{{}}".format)) as index:
+    _, rows = index.search(vectors[20:25], 1)
+  assert rows[:, 0].tolist() == [0, 1, 2, 3, 4]
+  assert any(tmp_path.rglob("scann_config.pb"))

@@ -18,6 +18,7 @@ from tests.helpers.tiny_collection import make_tokenizer
 from tests.helpers.tiny_training import NUM_EXAMPLES, Children, train_small
 from xqg_jax.checkpoints import list_steps, step_folder
 from xqg_jax.errors import Stopped
+from xqg_jax.io.buckets import BucketPath
 from xqg_jax.io.sealed_folders import find_damage
 
 RATES = ("examples_per_second", "tokens_per_second")
@@ -279,3 +280,63 @@ def test_stopped_before_the_first_step(tmp_path, short_run, monkeypatch):
       train_small(run, train_steps=12)
   assert list_steps(run) == []
   assert_same_end(short_run, train_small(run, train_steps=12), step=12)
+
+
+# -------------------------------------------------------------------- buckets
+
+
+class _Killed(Exception):
+  pass
+
+
+def _die_in_the_middle(monkeypatch, num_files):
+  """The process ends after so many files of a checkpoint are in the bucket."""
+  upload, left = BucketPath.upload, [num_files]
+
+  def upload_some(path, source):
+    if source.is_file() and "checkpoint_10" in str(path):
+      if not left[0]:
+        raise _Killed
+      left[0] -= 1
+    upload(path, source)
+
+  monkeypatch.setattr(BucketPath, "upload", upload_some)
+
+
+@pytest.mark.parametrize("num_files", [0, 2, 9])
+def test_a_run_in_a_bucket_goes_on(
+  num_files, small_runs, monkeypatch, tmp_path
+):
+  """Killed while it copies a checkpoint, it ends as an unbroken local run."""
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  bucket = BucketPath(f"memory://{tmp_path.name}-{num_files}/run")
+  train_small(tmp_path / "whole", train_steps=20)
+  with monkeypatch.context() as patch:
+    _die_in_the_middle(patch, num_files)
+    with pytest.raises(_Killed):
+      train_small(bucket, train_steps=20)
+  assert list_steps(bucket) == [5]
+  assert not (bucket / ".lock").exists()  # given up by the exception
+  train_small(bucket, train_steps=20)
+  bucket.download(tmp_path / "found")
+  assert_same_end(tmp_path / "whole", tmp_path / "found", step=20)
+  assert json.loads((bucket / "manifest.json").read_text())["train_steps"] == 20
+
+
+def test_a_damaged_checkpoint_in_a_bucket_is_removed(
+  small_runs, monkeypatch, tmp_path, capsys
+):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+  bucket = BucketPath(f"memory://{tmp_path.name}/damaged")
+  train_small(bucket, train_steps=10)
+  (bucket / "manifest.json").unlink()
+  largest = max(
+    (bucket / "checkpoint_10" / "params").rglob("*"),
+    key=lambda path: len(path.read_bytes()),
+  )
+  content = bytearray(largest.read_bytes())
+  content[-1] ^= 1
+  largest.write_bytes(bytes(content))
+  train_small(bucket, train_steps=10)
+  assert "checkpoint_10 is damaged and removed" in capsys.readouterr().err
+  assert find_damage(bucket / "checkpoint_10") is None

@@ -14,6 +14,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.buckets import BucketPath
+from xqg_jax.io.claims import MANIFEST_FILE
 from xqg_jax.io.files import atomic_path
 from xqg_jax.io.local_copies import copy_here
 from xqg_jax.io.paths import Path, absolute_path, to_path
@@ -47,9 +49,21 @@ def list_steps(model_dir: str | os.PathLike) -> list[int]:
   found = (
     STEP_FOLDER.fullmatch(path.name)
     for path in (folder.iterdir() if folder.is_dir() else ())
-    if (path / PARAMS_ITEM).is_dir()
+    if (path / PARAMS_ITEM).is_dir() and not _is_unfinished(path)
   )
   return sorted(int(match[1]) for match in found if match)
+
+
+def _is_unfinished(folder: Path) -> bool:
+  """Whether training is still writing a step to a bucket, or was killed.
+
+  There what it writes first is seen at once; it writes the manifest last.
+  """
+  return (
+    isinstance(folder, BucketPath)
+    and (folder / "metrics.json").is_file()
+    and not (folder / MANIFEST_FILE).is_file()
+  )
 
 
 def find_checkpoint(checkpoint_path: str | os.PathLike) -> Path | None:

@@ -10,7 +10,6 @@ from typing import Any
 import seqio
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from etils import epath
 from tensorflow_datasets.core.constants import DATA_DIR
 
 from xqg_jax.data.collection import Collection
@@ -210,7 +209,7 @@ class TfdsPairsSource(seqio.TfdsDataSource):
     counts = _count_languages(loader.name, loader.data_dir, edition, split)
     return counts.get(self._language, 0)
 
-  def _find_prepared(self) -> epath.Path:
+  def _find_prepared(self) -> Any:
     """The folder of the prepared data."""
     loader = self.tfds_dataset
     dataset = str(loader.name)

@@ -9,8 +9,10 @@ seed.
 """
 
 import os
+import pathlib
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -26,6 +28,7 @@ from xqg_jax.checkpoints import list_steps, step_folder
 from xqg_jax.checkpoints.steps import PARAMS_ITEM
 from xqg_jax.checkpoints.t5x.adafactor import STATE_ITEM
 from xqg_jax.errors import InputError, NativeError
+from xqg_jax.io.buckets import BucketPath
 from xqg_jax.io.files import read_json, write_json
 from xqg_jax.io.paths import Path, absolute_path
 from xqg_jax.io.sealed_folders import (
@@ -336,6 +339,11 @@ def _read_newest(model_dir: Path, target: TrainState) -> TrainState | None:
 
 
 def _read_state(folder: Path, target: TrainState) -> TrainState:
+  if isinstance(folder, BucketPath):
+    with tempfile.TemporaryDirectory() as scratch:
+      copy = pathlib.Path(scratch, folder.name)
+      folder.download(copy)
+      return _read_state(copy, target)
   found = {}
   for name, tree in _to_items(target).items():
     purpose = f"{folder.name}_{name}_restore"

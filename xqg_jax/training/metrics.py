@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import atomic_path, write_text
+from xqg_jax.io.growing_files import GrowingFiles
 from xqg_jax.io.paths import Path, to_path
 from xqg_jax.io.progress import Progress
 from xqg_jax.io.typed_json import Count, decode_json
@@ -155,11 +156,12 @@ class MetricsLog:
     self._last: _Step | None = None
     self._values = list(pending)
     self._writes = is_first_process()
+    self._files = GrowingFiles(self._folder, (METRICS_FILE, EVENTS_FOLDER))
     self._drop_rows_after(start_step)
     self._events = None
     if self._writes:
       self._events = EventFile(
-        self._folder / EVENTS_FOLDER, start_step=start_step
+        self._files.folder / EVENTS_FOLDER, start_step=start_step
       )
     self._bar = Progress(
       total=train_steps,
@@ -175,7 +177,7 @@ class MetricsLog:
     return list(self._values)
 
   def _drop_rows_after(self, step: int) -> None:
-    path = self._folder / METRICS_FILE
+    path = self._files.folder / METRICS_FILE
     rows = [row for row in _read_rows(path) if row["step"] <= step]
     if self._writes:
       write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
@@ -188,6 +190,7 @@ class MetricsLog:
     self._bar.close()
     if self._events is not None:
       self._events.close()
+    self._files.close()
 
   def add(
     self,
@@ -271,9 +274,12 @@ class MetricsLog:
     row.update(more)
     self.last_row = row
     if self._events is not None:
-      with open(self._folder / METRICS_FILE, "a", encoding="utf-8") as file:
+      with open(
+        self._files.folder / METRICS_FILE, "a", encoding="utf-8"
+      ) as file:
         file.write(json.dumps(row) + "\n")
       self._events.write(step, {k: row[k] for k in row if k != "step"})
+      self._files.publish()
     self._bar.set_postfix(
       {
         label: style.format(row[name])

@@ -5,12 +5,14 @@ import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
+import jax
 import numpy as np
 import optax
 
 from xqg_jax.checkpoints import step_folder
 from xqg_jax.checkpoints.t5x.layouts import T5xCheckpoint
-from xqg_jax.errors import Stopped
+from xqg_jax.errors import InputError, Stopped
+from xqg_jax.io.buckets import BucketPath
 from xqg_jax.io.claims import MANIFEST_FILE, lock_folder
 from xqg_jax.io.files import write_json
 from xqg_jax.io.paths import Path, to_path
@@ -82,7 +84,17 @@ class TrainingRun:
     return (self.folder / MANIFEST_FILE).exists()
 
   def claim_folder(self) -> None:
-    """Makes the folder this run's own; the first process begins."""
+    """Makes the folder this run's own; the first process begins.
+
+    Raises:
+      InputError: it holds another run, or several processes cannot share it.
+    """
+    if isinstance(self.folder, BucketPath) and jax.process_count() > 1:
+      raise InputError(
+        "several processes cannot train into a bucket",
+        where=self.folder,
+        mend="give a MODEL_DIR on a disk that they share",
+      )
     deciding = {
       k: v for k, v in self.arguments.items() if k not in _FREE_ARGUMENTS
     }
