@@ -17,8 +17,10 @@ from tests.helpers.tiny_tasks import (
   register_tiny_tasks,
 )
 from xqg_jax.data.generated_pairs import GeneratedPairs
+from xqg_jax.data.generated_queries import read_generated_queries
 from xqg_jax.demo.demo import make_encoder_model
 from xqg_jax.errors import InputError
+from xqg_jax.io.files import sha256_file
 from xqg_jax.seqio_data.batches import make_batches
 from xqg_jax.seqio_data.feature_converter import DualEncoderFeatureConverter
 from xqg_jax.stages.train import train
@@ -183,3 +185,48 @@ def test_training_names_what_does_not_fit(tmp_path):
         **given | settings,
       )
   assert not (tmp_path / "out").exists()
+
+
+def _write_run(folder, *, is_finished=True):
+  """Two shards as `generate` leaves them."""
+  folder.mkdir()
+  for number in range(2):
+    row = {"docid": str(number), "generated_queries": {"fi": ["mikä?"]}}
+    (folder / f"part-{number}.jsonl").write_text(json.dumps(row) + "\n")
+  (folder / "run.json").write_text('{"stage": "generate", "arguments": {}}')
+  shards = [
+    {"name": path.name, "sha256": sha256_file(path)}
+    for path in sorted(folder.glob("*.jsonl"))
+  ]
+  if is_finished:
+    (folder / "manifest.json").write_text(json.dumps({"shards": shards}))
+  return folder
+
+
+@pytest.mark.parametrize(
+  ("harm", "message"),
+  [
+    (lambda path: path.unlink(), "part-1.jsonl: is missing"),
+    (lambda path: path.write_text(""), "part-1.jsonl: differs from its check"),
+    (lambda path: path.rename(f"{path}.gz"), r"part-1.jsonl.gz: is not in man"),
+    (lambda path: path.with_name("part-2.jsonl").touch(), "part-2.jsonl: is n"),
+    (
+      lambda path: path.write_text(path.read_text() + path.read_text()),
+      "part-1.jsonl: differs from its checksum; run the same command",
+    ),
+  ],
+)
+def test_shards_that_are_not_as_the_manifest_says(tmp_path, harm, message):
+  folder = _write_run(tmp_path / "run")
+  assert len(list(read_generated_queries(folder))) == 2
+  harm(folder / "part-1.jsonl")
+  with pytest.raises(InputError, match=message):
+    list(read_generated_queries(folder))
+
+
+def test_shards_of_a_run_that_is_not_finished(tmp_path):
+  folder = _write_run(tmp_path / "run", is_finished=False)
+  with pytest.raises(InputError, match="run: a run that is not finished"):
+    list(read_generated_queries(folder))
+  (folder / "run.json").unlink()  # somebody else's folder
+  assert len(list(read_generated_queries(folder))) == 2

@@ -1,10 +1,12 @@
 """Generated queries: shards of JSON lines, one passage a line."""
 
 import dataclasses
+import functools
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+import pathlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypedDict
 
 from xqg_jax.data.json_lines import (
   get_field,
@@ -16,7 +18,10 @@ from xqg_jax.data.json_lines import (
 from xqg_jax.data.languages import get_language
 from xqg_jax.data.passages import Passage, from_passage
 from xqg_jax.errors import InputError
+from xqg_jax.io.claims import MANIFEST_FILE, RUN_FILE
+from xqg_jax.io.files import check_file, read_json
 from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.typed_json import PathText
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -30,8 +35,12 @@ class GeneratedQueries:
 def list_shards(path: str | os.PathLike) -> list[Path]:
   """The JSONL files of a folder in order of name, or the one file itself.
 
+  Those that `xqg generate` or `xqg filter` wrote are compared with their
+  manifest; folders of others have none.
+
   Raises:
-    InputError: nothing there.
+    InputError: nothing there, a run that is not finished, or a shard that is
+      missing, too many, or not as it was written.
   """
   path = to_path(path)
   if not path.is_dir():
@@ -43,7 +52,46 @@ def list_shards(path: str | os.PathLike) -> list[Path]:
       where=path,
       mend="check the path",
     )
+  if (path / RUN_FILE).exists():
+    _check_shards(path, shards)
   return shards
+
+
+class _ShardSums(TypedDict):
+  name: PathText
+  sha256: str
+
+
+class _Manifest(TypedDict):
+  shards: list[_ShardSums]
+
+
+def _check_shards(folder: Path, shards: Sequence[Path]) -> None:
+  manifest = folder / MANIFEST_FILE
+  if not manifest.exists():
+    raise InputError(
+      "a run that is not finished",
+      where=folder,
+      mend="run the same command there again",
+    )
+  noted = read_json(manifest, _Manifest)["shards"]
+  sums = {shard["name"]: shard["sha256"] for shard in noted}
+  for shard in shards:
+    if shard.name not in sums:
+      raise InputError(
+        f"is not in {MANIFEST_FILE}", where=shard, mend="move it elsewhere"
+      )
+  for name, sha256 in sums.items():
+    path = folder / name
+    exists = isinstance(path, pathlib.Path) and path.exists()
+    stamp = path.stat().st_mtime_ns if exists else 0
+    _check_once(path, stamp, sha256)
+
+
+@functools.lru_cache(maxsize=4096)
+def _check_once(path: Path, modified: int, sha256: str) -> None:
+  del modified  # part of the key: a file that changed is read again
+  check_file(path, sha256, mend="run the same command there again to mend it")
 
 
 def read_generated_queries(
