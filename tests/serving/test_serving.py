@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -151,6 +152,20 @@ def _post(port, value, **headers):
   headers = {"content-type": "application/json", **headers}
   status, _, answer = _request(port, "POST", "/api/search", body, **headers)
   return status, json.loads(answer)
+
+
+@pytest.mark.parametrize("path", ["/", "/api/info", "/api/search", "/nowhere"])
+def test_head_is_answered_without_a_body(port, path):
+  request = f"HEAD {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n"
+  with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+    connection.sendall(request.encode())
+    head = connection.recv(65536).decode()
+    connection.sendall(request.encode())  # the connection is still in step
+    again = connection.recv(65536).decode()
+  status = {"/": 200, "/api/info": 200, "/api/search": 405, "/nowhere": 404}
+  for answer in (head, again):
+    assert answer.startswith(f"HTTP/1.1 {status[path]} ")
+    assert answer.endswith("\r\n\r\n")
 
 
 # --------------------------------------------------------------------- values

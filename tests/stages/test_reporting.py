@@ -14,6 +14,8 @@ from xqg_jax.data.runs import write_run
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.report import plots
 from xqg_jax.evaluation.report.page import _choose_bars, highlight
+from xqg_jax.io.claims import lock_folder
+from xqg_jax.io.files import sha256_file
 from xqg_jax.stages.evaluate import evaluate
 from xqg_jax.stages.pool import pool
 from xqg_jax.stages.report import report
@@ -181,6 +183,9 @@ def test_configs_follow_the_road_and_name_every_command(world):
     )
   questions = world / "collection/questions.jsonl"
   shutil.copy(world / "queries.jsonl", world / "queries")
+  sha256 = sha256_file(world / "queries.jsonl")
+  shards = {"shards": [{"name": "queries.jsonl", "sha256": sha256}]}
+  (world / "queries" / "manifest.json").write_text(json.dumps(shards))
   shutil.copy(world / "questions.jsonl", questions)
   folder = run_evaluation(world, "scores", questions=questions).folder
   text = make_report(
@@ -308,3 +313,12 @@ def test_colours_come_from_the_page():
 def test_losses_without_rows():
   assert plots.plot_losses([]) is None
   assert plots.plot_losses([{"step": 1, "rate": 2.0}]) is None
+
+
+def test_two_reports_into_one_folder(world):
+  make_report(world)
+  with (
+    lock_folder(world / "report"),
+    pytest.raises(InputError, match="another process is writing"),
+  ):
+    make_report(world)

@@ -98,7 +98,7 @@ def test_manifest_counts(folder, passages, pairs, dev_questions, qrels):
   assert manifest["num_dev_entities"] == 180
   assert len(dev_questions) == manifest["num_dev_questions"] == 7 * 180
   assert set(qrels) == {q.question_id for q in dev_questions}
-  assert not list(folder.glob(".*"))
+  assert not list(folder.glob(".*.partial"))
 
 
 def test_train_questions_are_those_of_the_pairs(folder, pairs):

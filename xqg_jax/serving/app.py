@@ -178,6 +178,7 @@ def make_app(
     code: {"model": Error} for code in (400, 408, 413, 422, 503, 504)
   }
 
+  @app.head("/api/info", include_in_schema=False)
   @app.get("/api/info", response_model=Description)
   async def info() -> JSONResponse:
     return JSONResponse(dict(description))
@@ -205,7 +206,9 @@ def _add_page(app: fastapi.FastAPI) -> None:
   # Read once: no request names a file.
   for path, (name, media_type) in _PAGE_FILES.items():
     route = _make_page_route(_read_page_file(name), media_type)
-    app.add_api_route(path, route, include_in_schema=False)
+    app.add_api_route(
+      path, route, methods=["GET", "HEAD"], include_in_schema=False
+    )
 
 
 def _make_page_route(

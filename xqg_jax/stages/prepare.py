@@ -8,6 +8,7 @@ from typing import Literal
 from xqg_jax.data.languages import get_language
 from xqg_jax.data.training_pairs import read_training_pairs
 from xqg_jax.errors import InputError
+from xqg_jax.io.claims import lock_folder
 from xqg_jax.io.files import atomic_path
 from xqg_jax.io.paths import Path, to_path
 from xqg_jax.io.typed_json import Positive, Seed
@@ -83,7 +84,8 @@ def prepare(
     seed=seed,
     num_train_questions=num_train_questions,
   )
-  _train_tokenizers(folder, vocab_size)
+  with lock_folder(folder):
+    _train_tokenizers(folder, vocab_size)
   return folder
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.report.page import render_page
 from xqg_jax.evaluation.results import load_evaluation
-from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
 from xqg_jax.io.files import sha256_file, write_json, write_text
 from xqg_jax.io.paths import Path
 from xqg_jax.stages import STAGES
@@ -59,12 +59,13 @@ def report(
       "generated_queries": generated_queries and str(generated_queries),
     },
   )
-  write_text(folder / REPORT_FILE, page)
-  sha256 = sha256_file(folder / REPORT_FILE)
-  write_json(
-    folder / MANIFEST_FILE,
-    {"format_version": 1, "stage": "report", "files": {REPORT_FILE: sha256}},
-  )
+  with lock_folder(folder):
+    write_text(folder / REPORT_FILE, page)
+    sha256 = sha256_file(folder / REPORT_FILE)
+    write_json(
+      folder / MANIFEST_FILE,
+      {"format_version": 1, "stage": "report", "files": {REPORT_FILE: sha256}},
+    )
   print(f"report: {folder / REPORT_FILE}")
   return folder / REPORT_FILE
 

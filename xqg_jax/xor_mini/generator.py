@@ -10,7 +10,7 @@ from xqg_jax.data.passages import Passage, write_passages
 from xqg_jax.data.questions import Question, write_questions
 from xqg_jax.data.training_pairs import TrainingPair, write_training_pairs
 from xqg_jax.errors import InputError
-from xqg_jax.io.claims import claim_output_dir
+from xqg_jax.io.claims import claim_output_dir, lock_folder
 from xqg_jax.io.files import atomic_path, read_json, sha256_file, write_json
 from xqg_jax.io.paths import Path
 from xqg_jax.io.progress import Progress
@@ -104,10 +104,11 @@ def make_xor_mini(
   manifest_file = folder / "manifest.json"
   if manifest_file.exists():
     return read_json(manifest_file, _Manifest)
-  for name, write in _list_files(collection).items():
-    _write_once(folder / name, write)
-  manifest = _make_manifest(folder, collection)
-  write_json(manifest_file, manifest)
+  with lock_folder(folder):
+    for name, write in _list_files(collection).items():
+      _write_once(folder / name, write)
+    manifest = _make_manifest(folder, collection)
+    write_json(manifest_file, manifest)
   return manifest
 
 
