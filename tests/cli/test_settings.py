@@ -259,7 +259,7 @@ def _list_settings() -> list[tuple[str, str]]:
 
 @given(setting=st.sampled_from(_list_settings()), value=ANY_TEXT)
 @settings(
-  max_examples=250,
+  max_examples=150,
   deadline=None,
   derandomize=True,
   suppress_health_check=[HealthCheck.function_scoped_fixture],

@@ -108,7 +108,10 @@ def _fit_union(value: Any, hint: Any) -> Any:
 
 def _fit_bounds(value: Any, hint: Any) -> Any:
   base, *metas = get_args(hint)
-  fit(value, base)
+  try:
+    fit(value, base)
+  except Misfit:
+    raise Misfit(value, hint) from None
   bounds = [meta for meta in metas if isinstance(meta, msgspec.Meta)]
   if not all(_is_within(value, meta) for meta in bounds):
     raise Misfit(value, hint)

@@ -2,7 +2,9 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence, Set
-from typing import Any, TypedDict
+from typing import Annotated, Any, TypedDict
+
+import msgspec
 
 from xqg_jax.data.languages import get_language, is_in_script
 from xqg_jax.data.passages import Passage
@@ -38,7 +40,7 @@ CountsRecord = TypedDict(
 class SampleRecord(TypedDict):
   """Contents of `health_sample.json`."""
 
-  counts: dict[str, CountsRecord]
+  counts: Annotated[dict[str, CountsRecord], msgspec.Meta(min_length=1)]
   examples: list[dict[str, Any]]
 
 

@@ -87,8 +87,9 @@ def check_json(
     msgspec.convert(value, schema)
   except msgspec.ValidationError as error:
     raise _error(error, where, mend) from None
-  except RecursionError:
-    what = "nested too deeply"
+  except (RecursionError, UnicodeError) as error:
+    is_deep = isinstance(error, RecursionError)
+    what = "nested too deeply" if is_deep else "holds half a character"
     raise InputError(what, where=where, mend=mend) from None
   return value
 

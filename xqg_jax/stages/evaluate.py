@@ -186,6 +186,10 @@ def _check_settings(
     raise InputError(
       f"{name!r} names both a run and an augmentation", mend="rename the run"
     )
+  if not (settings["token_budgets"] or settings["measures"]):
+    raise InputError(
+      "nothing is measured", mend="set TOKEN_BUDGETS or MEASURES"
+    )
   if settings["rounds"] < 1:
     raise InputError(f"rounds is {settings['rounds']}", mend="use 10000")
 

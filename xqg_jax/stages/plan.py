@@ -37,6 +37,7 @@ class PlannedSizes(TypedDict):
   sent_bytes_per_chip: NotRequired[dict[str, float]]
   seconds: NotRequired[dict[str, float]]
   bound: NotRequired[str]
+  units_per_second: NotRequired[float]
 
 
 class Plan(TypedDict):
@@ -262,7 +263,7 @@ def _format_step(title: str, step: Mapping[str, Any]) -> list[str]:
   for name, seconds in step.get("seconds", {}).items():
     mark = " <- at least" if name == step.get("bound") else ""
     lines.append(f"  {name + ', ms':<26}{seconds * 1e3:>14.4g}{mark}")
-  if "bound" in step:
+  if "units_per_second" in step:
     rate = f"{step['units_per_second']:,.0f}"
     lines.append(f"  {step['unit'] + ' a second at most':<26}{rate:>14}")
   return lines

@@ -64,6 +64,8 @@ class Tuning(TypedDict):
   reduction: str
   alpha: float
   curve: dict[str, float]
+  center: float
+  center_curve: dict[str, float]
   cross_validated: CrossValidated
 
 

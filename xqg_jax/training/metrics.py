@@ -300,8 +300,8 @@ def _read_rows(path: Path) -> list[dict[str, float]]:
   """The rows of a file, of which the last may be cut off by a full disk."""
   if not path.is_file():
     return []
-  text = path.read_text(encoding="utf-8")
-  whole = text[: text.rfind("\n") + 1]
+  content = path.read_bytes()
+  whole = content[: content.rfind(b"\n") + 1]
   return [
     decode_json(line, MetricsRow, where=f"{path}:{number}")
     for number, line in enumerate(whole.splitlines(), start=1)

@@ -129,7 +129,8 @@ def plot_losses(rows: Sequence[Mapping[str, Any]]) -> str | None:
   Returns:
     An SVG element, or None when there is nothing to draw.
   """
-  names = sorted({key for row in rows for key in row if key.endswith("loss")})
+  found = {k for row in rows for k, v in row.items() if v is not None}
+  names = sorted(name for name in found if name.endswith("loss"))
   if not names:
     return None
 

@@ -402,6 +402,8 @@ def check_assets(
         where=path,
         mend=mend,
       )
+  if not folder.is_dir():
+    raise InputError("no such folder", where=folder, mend=mend)
   for path in folder.iterdir():
     if path.name not in checksums:
       raise InputError(
