@@ -66,15 +66,23 @@ def _clear_gin():
 # ---------------------------------------------------------------- configured
 
 
+# What the dots of a command stand for, where that is no text.
+LEFT_OUT = {"EVALUATIONS": "['x']", "RUNS": "{'x': 'x'}", "TRAIN_STEPS": "1"}
+
+
 def _configure(arguments):
   """Binds a command's names and files for its stage."""
   whole = [argument for argument in arguments if argument != "..."]
   args, bindings = main._parse_arguments(whole)
-  if whole != list(arguments):  # what the dots stand for
+  files = list(args.gin_file)
+  if whole != list(arguments):
     text = run_file(args.stage).read_text()
     for name in re.findall(r"^([A-Z_]+) = %gin.REQUIRED$", text, re.MULTILINE):
-      bindings.setdefault(name, "'x'")
-  configure_stage(args.stage, gin_files=args.gin_file, gin_bindings=bindings)
+      if name == "MODEL":
+        files = files or ["models/bert_tiny.gin"]
+      else:
+        bindings.setdefault(name, LEFT_OUT.get(name, "'x'"))
+  configure_stage(args.stage, gin_files=files, gin_bindings=bindings)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +102,7 @@ def test_a_typo_in_a_command_does_not_pass():
   ):
     with pytest.raises(main.InputError):
       _configure(arguments)
-  with pytest.raises(SystemExit):
+  with pytest.raises(main.InputError, match="did you mean `xqg encode`"):
     _configure(["encod", "--gin.PASSAGES=b"])
 
 
