@@ -1,4 +1,4 @@
-"""Ends of a command: one line and an exit code for errors and signals."""
+"""Failures of a command: one line and an exit code for errors and signals."""
 
 import contextlib
 import errno

@@ -1,4 +1,4 @@
-"""The stage `center`: mean vectors of questions by language.
+"""Stage `center`: mean vectors of questions by language.
 
 question_means.json   the means, with counts, encoder and checksum
 parts/00000.json      means of the texts that were encoded together, until all

@@ -1,4 +1,4 @@
-"""False negatives: passages of a batch that a query must not be taught off.
+"""False negatives: in-batch passages that may answer a query, left out.
 
 A new rule is a function that marks passages from a feature of the batch, and
 one entry of `MASKS`.
