@@ -3,7 +3,7 @@
 `models.t5.network.T5` is one.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
@@ -21,14 +21,18 @@ class DecodingNetwork(Protocol):
       the first) and `end_ids` (those that end a text).
   """
 
-  config: Any
+  @property
+  def config(self) -> Any:
+    """See above."""
+    ...
 
-  def apply(self, variables: Mapping[str, Any], *args: Any, **kw: Any) -> Any:
+  @property
+  def apply(self) -> Callable[..., Any]:
     """Linen's."""
     ...
 
   def read_prompts(
-    self, tokens: Int[Array, "p l"]
+    self, tokens: Int[Array, "p l"], /
   ) -> tuple[Any, Bool[Array, " p"]]:
     """The memory of prompts, and whether all states were finite."""
     ...
@@ -52,6 +56,7 @@ class DecodingNetwork(Protocol):
     memory: Any,
     is_prompt: Bool[Array, "p l"],
     positions: Int[Array, " p"],
+    /,
   ) -> tuple[Float[Array, "p s d"], Any]:
     """States that predict the next tokens, and the cache with this step."""
     ...

@@ -60,12 +60,14 @@ def open_t5_writer(
   language_in = _find_language_in(generator, language_in)
   settings = dataclasses.replace(settings, language_in=language_in)
   _check_languages(generator, settings)
-  vocabularies = vocabulary_texts and make_language_vocabularies(
-    generator.tokenizer,
-    vocabulary_texts,
-    settings.languages,
-    vocab_size=generator.config.vocab_size,
-  )
+  vocabularies = None
+  if vocabulary_texts:
+    vocabularies = make_language_vocabularies(
+      generator.tokenizer,
+      vocabulary_texts,
+      settings.languages,
+      vocab_size=generator.config.vocab_size,
+    )
   return T5QueryWriter(generator, settings, vocabularies=vocabularies)
 
 
