@@ -11,6 +11,7 @@ import pytest
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from tests.helpers import tiny_t5, tiny_t5x
+from tests.helpers.tiny_checkpoints import save_state
 from xqg_jax.checkpoints import load_query_generator, save_model_files
 from xqg_jax.checkpoints.t5x.adafactor import restore_opt_state
 from xqg_jax.checkpoints.t5x.layouts import open_t5x_step
@@ -20,7 +21,6 @@ from xqg_jax.io.locations import Location
 from xqg_jax.models.t5.network import T5Config
 from xqg_jax.runtime.sharding import make_mesh, shard_batch
 from xqg_jax.stages.export import export
-from xqg_jax.training.checkpoints import save_state
 from xqg_jax.training.optimizers import make_optimizer, make_schedule
 from xqg_jax.training.query_generator_model import QueryGeneratorModel
 from xqg_jax.training.state import (

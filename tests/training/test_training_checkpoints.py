@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import tiny_training
+from tests.helpers.tiny_checkpoints import save_state
 from tests.helpers.tiny_collection import make_tokenizer
 from tests.helpers.tiny_training import SmallModel, train_small
 from xqg_jax.checkpoints import list_steps, load_params, step_folder
@@ -22,7 +23,6 @@ from xqg_jax.training.checkpoints import (
   CheckpointWriter,
   read_pending_metrics,
   restore_state,
-  save_state,
 )
 from xqg_jax.training.optimizers import make_optimizer
 from xqg_jax.training.state import Trainer

@@ -18,7 +18,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
@@ -129,15 +128,6 @@ class CheckpointWriter:
     finally:
       if is_first:
         shutil.rmtree(partial, ignore_errors=True)
-
-
-def save_state(model_dir: str | os.PathLike, state: TrainState) -> Path:
-  """Writes and verifies `checkpoint_<step>`; returns its folder."""
-  state = jax.tree.map(jnp.asarray, state)
-  with CheckpointWriter(model_dir) as writer:
-    writer.save(state)
-    writer.wait()
-  return step_folder(model_dir, int(state.step))
 
 
 def _to_items(state: TrainState) -> dict[str, Any]:
