@@ -47,11 +47,17 @@ class Centering:
         f"questions cannot be centred by {self.by!r}",
         mend='use "language" or "all"',
       )
-    if self.strength and self.means is None:
+    if self.strength:
+      self._get_means()
+
+  def _get_means(self) -> LanguageMeans:
+    """The means, which are there where the strength is not 0."""
+    if self.means is None:
       raise InputError(
         "no means to centre questions by",
         mend="make them with `xqg center` and set CENTER_MEANS",
       )
+    return self.means
 
   def apply(
     self,
@@ -70,7 +76,9 @@ class Centering:
     """
     if not self.strength:
       return vectors
-    return self.means.add(vectors, languages, factor=-self.strength, by=self.by)
+    return self._get_means().add(
+      vectors, languages, factor=-self.strength, by=self.by
+    )
 
   def undo(
     self,
@@ -80,13 +88,15 @@ class Centering:
     """The vectors that `apply` was given, to rounding."""
     if not self.strength:
       return vectors
-    return self.means.add(vectors, languages, factor=self.strength, by=self.by)
+    return self._get_means().add(
+      vectors, languages, factor=self.strength, by=self.by
+    )
 
   def count_missing(self, languages: Iterable[str | None]) -> dict[str, int]:
     """Questions that fall back to the mean over all, by language."""
     if not self.strength or self.by == "all":
       return {}
-    return self.means.count_missing(languages)
+    return self._get_means().count_missing(languages)
 
   def to_json(self) -> dict[str, Any] | None:
     """Its settings, the means by fingerprint; None where it does nothing."""
@@ -95,7 +105,7 @@ class Centering:
     return {
       "strength": self.strength,
       "by": self.by,
-      "means_fingerprint": self.means.fingerprint,
+      "means_fingerprint": self._get_means().fingerprint,
     }
 
 

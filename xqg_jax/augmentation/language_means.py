@@ -62,7 +62,7 @@ def measure_means(
   check_vectors(vectors, "question")
   of_row = np.asarray(languages)
   sums = {
-    language: np.sum(vectors[of_row == language], axis=0, dtype=np.float64)
+    language: vectors[of_row == language].sum(axis=0, dtype=np.float64)
     for language in set(languages)
   }
   return make_means(sums, collections.Counter(languages), encoder_fingerprint)

@@ -11,7 +11,7 @@ import functools
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import tqdm
@@ -117,7 +117,7 @@ def _describe(queries: Queries) -> Any:
   return describe_files(list_bank_files(queries))
 
 
-def _holds_vectors(queries: Queries) -> bool:
+def _holds_vectors(queries: Queries) -> TypeGuard[str | os.PathLike]:
   is_path = isinstance(queries, str | os.PathLike)
   return is_path and is_search_folder(queries)
 

@@ -195,7 +195,7 @@ def _describe_centering(
   noted = centering.to_json()
   if noted is None:
     return {}
-  if folder is not None:
+  if folder is not None and centering.path is not None:
     noted["means"] = relate_location(centering.path, folder)
   return {CENTERING_KEY: noted}
 
