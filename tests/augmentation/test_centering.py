@@ -162,6 +162,9 @@ def test_other_files_are_refused(tmp_path):
   with pytest.raises(InputError, match="no such file; make means"):
     read_means(tmp_path)
   (tmp_path / MEANS_FILE).write_text("[]")
+  with pytest.raises(InputError, match="expected an object, found a list"):
+    read_means(tmp_path)
+  (tmp_path / MEANS_FILE).write_text('{"format_version": 2}')
   with pytest.raises(InputError, match="not means of format version 1"):
     read_means(tmp_path)
 
