@@ -49,7 +49,7 @@ def _plain_types(annotation: object) -> Iterator[type | None]:
   if origin in (typing.Union, types.UnionType):
     for part in typing.get_args(annotation):
       yield from _plain_types(part)
-  elif origin is typing.Annotated:
+  elif origin is typing.Annotated or origin is typing.Annotated:
     yield from _plain_types(typing.get_args(annotation)[0])
   elif origin is typing.Literal:
     yield from map(type, typing.get_args(annotation))

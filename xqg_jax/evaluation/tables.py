@@ -1,21 +1,65 @@
-"""Text tables of scores, differences and p values."""
+"""Tables of scores, differences and p values: text, Markdown, CSV, LaTeX."""
 
+import csv
+import io
+import shutil
+import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
+from xqg_jax.errors import InputError
 from xqg_jax.evaluation.significance import significance_mark
 
+Layout = Literal["text", "markdown", "csv", "latex"]
+LAYOUTS = ("text", "markdown", "csv", "latex")
+_LATEX = str.maketrans({c: f"\\{c}" for c in "&%$#_{}"})
 
-def format_table(metrics: Mapping[str, Any]) -> str:
-  """The metrics as text: a block for each measure, a line for each variant.
+
+def check_layout(layout: str) -> None:
+  """Refuses a layout that there is not.
+
+  Raises:
+    InputError: it is none of `LAYOUTS`.
+  """
+  if layout not in LAYOUTS:
+    raise InputError(
+      f"unknown format {layout!r}", mend=f"use one of {', '.join(LAYOUTS)}"
+    )
+
+
+def print_table(metrics: Mapping[str, Any], layout: Layout = "text") -> None:
+  """Prints the metrics; in a terminal, as wide as it is."""
+  width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+  print(format_table(metrics, layout, width=width))
+
+
+def format_table(
+  metrics: Mapping[str, Any],
+  layout: Layout = "text",
+  *,
+  width: int | None = None,
+) -> str:
+  """The metrics: a block for each measure, a line for each variant.
 
   A variant's cell holds its value, the difference to the baseline, and stars
   where the difference is significant.
+
+  Args:
+    metrics: what `describe_metrics` returned.
+    layout: of the tables; the notes below stand under text and Markdown only.
+    width: columns of text in a line; columns beyond it stand in further
+      tables below. None: any number.
   """
-  blocks = [
-    _format_block(metrics, measure["name"], measure["label"])
-    for measure in metrics["measures"]
-  ]
+  blocks = []
+  for measure in metrics["measures"]:
+    rows = _make_rows(metrics, measure["name"], measure["label"])
+    if layout == "text":
+      parts = _cut_columns(rows, width)
+      blocks += ["\n".join(_align(part)) + "\n" for part in parts]
+    else:
+      blocks.append(_LAYOUTS[layout](_strip(rows)))
+  if layout in ("csv", "latex"):
+    return "\n".join(blocks)
   notes = [
     f"differences to {metrics['baseline']!r}; * p < 0.05, ** p < 0.01 by a"
     f" paired randomization test ({metrics['settings']['rounds']:,} rounds)",
@@ -27,7 +71,9 @@ def format_table(metrics: Mapping[str, Any]) -> str:
   return "\n".join([*blocks, lines]) + "\n"
 
 
-def _format_block(metrics: Mapping[str, Any], name: str, label: str) -> str:
+def _make_rows(
+  metrics: Mapping[str, Any], name: str, label: str
+) -> list[list[str]]:
   measured = {v: m["measures"][name] for v, m in metrics["variants"].items()}
   languages = list(next(iter(measured.values()))["languages"])
   counts = next(iter(measured.values()))
@@ -43,7 +89,7 @@ def _format_block(metrics: Mapping[str, Any], name: str, label: str) -> str:
     cells = [_format_cell(entry["languages"][c], "p_holm") for c in languages]
     macro = entry["macro"]
     rows.append([variant, *cells, _format_cell(macro, "p"), *_tail(macro)])
-  return "\n".join(_align(rows)) + "\n"
+  return rows
 
 
 def _format_cell(entry: Mapping[str, Any], p_key: str) -> str:
@@ -92,6 +138,59 @@ def _align(rows: list[list[str]]) -> list[str]:
     ).rstrip()
     for row in rows
   ]
+
+
+def _cut_columns(
+  rows: list[list[str]], width: int | None
+) -> list[list[list[str]]]:
+  """Tables of at most `width` characters, each with the first column."""
+  widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+  groups: list[list[int]] = [[0]]
+  for column in range(1, len(widths)):
+    taken = sum(widths[i] + 2 for i in groups[-1]) + widths[column]
+    if width is not None and taken > width and len(groups[-1]) > 1:
+      groups.append([0])
+    groups[-1].append(column)
+  return [[[row[i] for i in group] for row in rows] for group in groups]
+
+
+def _strip(rows: list[list[str]]) -> list[list[str]]:
+  return [[cell.strip() for cell in row] for row in rows]
+
+
+def _to_markdown(rows: list[list[str]]) -> str:
+  rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+  lines = [f"| {' | '.join(row)} |" for row in rows]
+  lines.insert(1, "|---" * len(rows[0]) + "|")
+  return "\n".join(lines) + "\n"
+
+
+def _to_csv(rows: list[list[str]]) -> str:
+  file = io.StringIO()
+  csv.writer(file, lineterminator="\n").writerows(rows)
+  return file.getvalue()
+
+
+def _to_latex(rows: list[list[str]]) -> str:
+  """A `tabular` with the rules of the package booktabs."""
+  lines = [
+    " & ".join(cell.translate(_LATEX) for cell in row) + r" \\" for row in rows
+  ]
+  return "\n".join(
+    [
+      rf"\begin{{tabular}}{{l{'r' * (len(rows[0]) - 1)}}}",
+      r"\toprule",
+      lines[0],
+      r"\midrule",
+      *lines[1:],
+      r"\bottomrule",
+      r"\end{tabular}",
+      "",
+    ]
+  )
+
+
+_LAYOUTS = {"markdown": _to_markdown, "csv": _to_csv, "latex": _to_latex}
 
 
 def measure_label(name: str) -> str:

@@ -38,6 +38,7 @@ from xqg_jax.evaluation.search_folder import (
   find_run_file,
   read_searched,
 )
+from xqg_jax.evaluation.tables import Layout, check_layout, print_table
 from xqg_jax.evaluation.variants import (
   Variant,
   describe_augmentation,
@@ -77,6 +78,7 @@ def evaluate(
   k: Positive = 100,
   rounds: Positive = 10_000,
   seed: Seed = 0,
+  format: Layout = "text",
 ) -> Evaluation:
   """Scores runs and compares them with a baseline, language by language.
 
@@ -115,10 +117,13 @@ def evaluate(
       `augmentations`.
     rounds: of the randomization test and the bootstrap.
     seed: of both.
+    format: of the tables printed: "text", "markdown", "csv" or "latex"; in a
+      terminal text is as wide as it is. `table.txt` is text in any case.
 
   Raises:
     InputError: bad input; the message names file and line.
   """
+  check_layout(format)
   if not runs:
     raise InputError("no runs to evaluate", mend="set RUNS")
   settings = {
@@ -162,7 +167,7 @@ def evaluate(
     _write(claim(), results, inputs.questions)
     _finish(to_path(output_dir), sources, runs)
   evaluation = load_evaluation(output_dir)
-  print(evaluation.table)
+  print_table(evaluation.metrics, format)
   return evaluation
 
 

@@ -20,6 +20,7 @@ from xqg_jax.evaluation.results import (
   read_manifest,
   write_evaluation,
 )
+from xqg_jax.evaluation.tables import Layout, check_layout, print_table
 from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir
 from xqg_jax.io.files import sha256_file, write_json
 from xqg_jax.io.manifests import read_sound_manifest, sum_files
@@ -33,6 +34,7 @@ def pool(
   output_dir: str | os.PathLike,
   rounds: Positive = 10_000,
   seed: Seed = 0,
+  format: Layout = "text",
 ) -> Evaluation:
   """Aggregates evaluations made with several seeds, and prints the table.
 
@@ -47,11 +49,13 @@ def pool(
     output_dir: folder to write, of the same form: `report` takes it.
     rounds: of the randomization test and the bootstrap.
     seed: of both.
+    format: of the tables printed, as `evaluate` takes it.
 
   Raises:
     InputError: a folder without a finished evaluation, or with other
       variants, measures or another baseline than the first.
   """
+  check_layout(format)
   loaded = [load_evaluation(folder) for folder in evaluations]
   _check_alike(loaded)
   folder = claim_output_dir(
@@ -76,7 +80,7 @@ def pool(
       write_json(folder / EXAMPLES_FILE, read_examples(loaded[0]))
     _finish(folder, loaded)
   pooled = load_evaluation(folder)
-  print(pooled.table)
+  print_table(pooled.metrics, format)
   return pooled
 
 
