@@ -76,7 +76,7 @@ def test_numbers_too_long_and_brackets_too_deep(tmp_path, kind):
   read, row = READERS[kind]
   for more in ("9" * 5000, "[" * 100_000):
     text = json.dumps(row)[:-1] + f', "other": {more}}}'
-    with pytest.raises(InputError, match="not valid JSON"):
+    with pytest.raises(InputError, match=r"not valid JSON|out of range"):
       list(read(_write(tmp_path, kind, text)))
 
 
