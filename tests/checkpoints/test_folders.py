@@ -15,6 +15,7 @@ from xqg_jax import checkpoints
 from xqg_jax.checkpoints.folders import find_folder
 from xqg_jax.errors import InputError
 from xqg_jax.io.buckets import BucketPath
+from xqg_jax.stages.export import export
 
 NAME = "somebody/tiny-encoder"
 
@@ -66,6 +67,21 @@ def test_a_hub_name_is_found_in_the_cache_without_network(tmp_path):
 def bucket(tmp_path, monkeypatch):
   monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
   return BucketPath(f"memory://{tmp_path.name}")
+
+
+def test_a_damaged_export_is_told_of_and_made_again(tmp_path, capsys):
+  _export(tmp_path / "model")
+  arguments = {
+    "checkpoint_path": tmp_path / "model",
+    "output_dir": tmp_path / "out",
+  }
+  folder = export(**arguments)
+  before = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+  (folder / "config.json").write_text("{}")
+  export(**arguments)
+  after = {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+  assert after == before
+  assert "export: making it again: " in capsys.readouterr().err
 
 
 def _mirror(folder):

@@ -66,6 +66,18 @@ def test_a_damaged_folder_is_not(folder, capsys, name, content, told):
   assert capsys.readouterr().err == ""
 
 
+def test_all_damaged_files_are_told_of_and_deleted(folder, capsys):
+  (folder / "a.txt").write_text("won\n")
+  (folder / "runs" / "b.trec").write_text("too\n")
+  assert read_sound_manifest(folder, task="copy") is None
+  told = capsys.readouterr().err
+  assert "a.txt: differs" in told
+  assert "b.trec: differs" in told
+  assert not (folder / "a.txt").exists()
+  assert not (folder / "runs" / "b.trec").exists()
+  assert (folder / "run.json").exists()
+
+
 def test_manifests_without_sums_are_believed(folder):
   """Those that exports of an earlier version have."""
   (folder / "manifest.json").write_text('{"format": "numpy"}')

@@ -96,6 +96,25 @@ def test_an_updated_index_finds_what_a_new_one_would(world, capsys):
   again.close()
 
 
+@pytest.mark.parametrize("name", ["fresh.npy", "passage_ids.txt"])
+def test_a_damaged_update_is_told_of_and_made_again(
+  world, tmp_path, capsys, name
+):
+  root, _ = world
+  arguments = {
+    "index": root / "index",
+    "embeddings": root / "new",
+    "output_dir": tmp_path / "updated",
+  }
+  first = update_index(**arguments)
+  content = (first.path / name).read_bytes()
+  (first.path / name).write_bytes(content[:-1])
+  again = update_index(**arguments)
+  assert again.manifest == first.manifest
+  assert (first.path / name).read_bytes() == content
+  assert f"{name}: differs from its checksum" in capsys.readouterr().err
+
+
 def test_embeddings_in_a_bucket_are_found_again(world, tmp_path):
   root, vectors = world
   bucket = "memory://updating/new"

@@ -133,6 +133,16 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path):
   assert (tmp_path / "a" / "passages.tsv").stat().st_mtime_ns == kept
 
 
+def test_a_damaged_file_is_told_of_and_made_again(tmp_path, capsys):
+  arguments = {"output_dir": tmp_path / "a", "num_passages": 200}
+  make_xor_mini(**arguments)
+  before = {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()}
+  (tmp_path / "a" / "qrels_dev.tsv").write_bytes(b"half")
+  make_xor_mini(**arguments)
+  assert {p.name: p.read_bytes() for p in (tmp_path / "a").iterdir()} == before
+  assert "qrels_dev.tsv: differs from its checksum" in capsys.readouterr().err
+
+
 def test_a_smaller_collection_begins_a_larger_one():
   small = list(iter_passages(200, seed=5))
   large = list(itertools.islice(iter_passages(1_000_000, seed=5), 200))

@@ -60,8 +60,8 @@ def read_sound_manifest(
 ) -> dict[str, Any] | None:
   """Reads the manifest of a finished folder, and compares its files.
 
-  Where one is damaged or missing it is told of on standard error, and the
-  manifest is deleted, so that nobody takes the folder for a finished one.
+  Those that are damaged are told of on standard error and deleted, and so is
+  the manifest: nobody takes the folder for a finished one.
 
   Args:
     folder: that a verb writes.
@@ -77,14 +77,29 @@ def read_sound_manifest(
     return None
   try:
     manifest = read_json(path, schema)
-    for name, sha256 in list_files(manifest).items():
-      if sha256 is not None:
-        check_file(folder / name, sha256)
+    sums = list_files(manifest)
   except InputError as error:
     tell_of_damage(task, error)
-    path.unlink(missing_ok=True)
+    path.unlink()
     return None
-  return manifest
+  sound = [_is_sound(folder / name, sums[name], task) for name in sums]
+  if all(sound):
+    return manifest
+  path.unlink()
+  return None
+
+
+def _is_sound(path: Path, sha256: str | None, task: str) -> bool:
+  """Compares a file with its checksum; a damaged one is told of and deleted."""
+  try:
+    if sha256 is not None:
+      check_file(path, sha256)
+  except InputError as error:
+    tell_of_damage(task, error)
+    if path.is_file():
+      path.unlink()
+    return False
+  return True
 
 
 def tell_of_damage(task: str, error: InputError) -> None:

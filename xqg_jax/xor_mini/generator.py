@@ -10,8 +10,9 @@ from xqg_jax.data.passages import Passage, write_passages
 from xqg_jax.data.questions import Question, write_questions
 from xqg_jax.data.training_pairs import TrainingPair, write_training_pairs
 from xqg_jax.errors import InputError
-from xqg_jax.io.claims import claim_output_dir, lock_folder
-from xqg_jax.io.files import atomic_path, read_json, sha256_file, write_json
+from xqg_jax.io.claims import MANIFEST_FILE, claim_output_dir, lock_folder
+from xqg_jax.io.files import atomic_path, sha256_file, write_json
+from xqg_jax.io.manifests import read_sound_manifest
 from xqg_jax.io.paths import Path
 from xqg_jax.io.progress import Progress
 from xqg_jax.io.typed_json import Count
@@ -101,14 +102,16 @@ def make_xor_mini(
   folder = claim_output_dir(
     output_dir, stage="prepare", arguments=collection.arguments
   )
-  manifest_file = folder / "manifest.json"
-  if manifest_file.exists():
-    return read_json(manifest_file, _Manifest)
+  manifest = read_sound_manifest(
+    folder, _Manifest, task="prepare", list_files=lambda m: m["sha256"]
+  )
+  if manifest is not None:
+    return manifest
   with lock_folder(folder):
     for name, write in _list_files(collection).items():
       _write_once(folder / name, write)
     manifest = _make_manifest(folder, collection)
-    write_json(manifest_file, manifest)
+    write_json(folder / MANIFEST_FILE, manifest)
   return manifest
 
 
