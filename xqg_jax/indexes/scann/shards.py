@@ -15,7 +15,7 @@ from typing import Any, TypedDict
 
 import numpy as np
 import tqdm
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from xqg_jax.augmentation.views import AugmentedView
 from xqg_jax.indexes.exact.search import BLOCK_SIZE, search_exact
@@ -224,7 +224,9 @@ class _BuildingJob(ShardJob[_Rows, tuple[int, np.ndarray], _Built]):
     }
 
 
-def _take(neighbors: Neighbors, rows: slice) -> Neighbors:
+def _take(
+  neighbors: Neighbors, rows: slice
+) -> tuple[Float[np.ndarray, "taken k"], Int[np.ndarray, "taken k"]]:
   return neighbors[0][rows], neighbors[1][rows]
 
 

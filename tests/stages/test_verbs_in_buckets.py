@@ -89,6 +89,11 @@ CALLS = {
   },
   "store info": lambda at: {"store": at("store")},
   "store verify": lambda at: {"store": at("store")},
+  "store center": lambda at: {
+    "store": at("store"),
+    "passages": at("passages.jsonl"),
+    "output_dir": at("centred_store"),
+  },
   "store export": lambda at: {
     "store": at("store"),
     "output_dir": at("vectors"),
@@ -180,7 +185,12 @@ def _write_input(folder):
   queries = make_texts(2 * NUM_PASSAGES, longest=5, seed=1)
   questions = make_texts(6, longest=4, seed=2)
   passages = [
-    {"docid": f"p{i}", "text": text, "title": f"Town {i}"}
+    {
+      "docid": f"p{i}",
+      "text": text,
+      "title": f"Town {i}",
+      "lang": LANGUAGES[i % 2],
+    }
     for i, text in enumerate(texts)
   ]
   files = {
