@@ -215,12 +215,11 @@ def materialize_vectors(
   """
   if (finished := open_sound_store(folder)) is not None:
     return finished
-  shard_size = source.manifest["shards"][0]["rows"]
   dtype = source.manifest["dtype"]
 
   def read_parts() -> Iterator[ShardArrays]:
     ids = source.passage_ids
-    for start, vectors in blocks(shard_size):
+    for start, vectors in blocks(source.shard_size):
       yield ShardArrays(ids[start : start + len(vectors)], vectors)
 
   with lock_folder(folder):
@@ -229,7 +228,7 @@ def materialize_vectors(
       read_parts,
       dtype=dtype,
       task="augment",
-      num_shards=-(-source.num_passages // shard_size),
+      num_shards=-(-source.num_passages // source.shard_size),
       num_passages=source.num_passages,
     )
     write_manifest(

@@ -95,7 +95,7 @@ def center_store(
       lambda: _center(opened, of_row, means, strength),
       dtype=opened.manifest["dtype"],
       task="center",
-      num_shards=len(opened.manifest["shards"]),
+      num_shards=-(-opened.num_passages // opened.shard_size),
       num_passages=opened.num_passages,
     )
     write_manifest(
@@ -129,8 +129,7 @@ def _center(
 ) -> Iterator[ShardArrays]:
   """The arrays of each shard, of the same rows as the store's own."""
   ids = store.passage_ids
-  shard_size = store.manifest["shards"][0]["rows"]
-  for block in store.blocks(shard_size):
+  for block in store.blocks(store.shard_size):
     rows = slice(block.start, block.start + len(block.passages))
     offsets = means.select(of_row[rows]) - means.overall
     centred = (block.passages - strength * offsets).astype(np.float32)

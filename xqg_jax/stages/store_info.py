@@ -30,7 +30,7 @@ def describe_store(*, store: str | os.PathLike) -> dict[str, Any]:
     "num_passages": opened.num_passages,
     "dim": opened.dim,
     "dtype": manifest["dtype"],
-    "num_shards": len(manifest["shards"]),
+    "num_shards": opened.num_shards,
     "vector_bytes": vectors * opened.dim * DTYPES[manifest["dtype"]].itemsize,
     "groups": opened.groups,
     "encoder": manifest["encoder"],

@@ -129,6 +129,16 @@ class EmbeddingStore:
     return self.manifest["num_passages"]
 
   @property
+  def num_shards(self) -> int:
+    """Number of shards."""
+    return len(self.manifest["shards"])
+
+  @property
+  def shard_size(self) -> int:
+    """Passages of the first shard; others have at most as many."""
+    return self.manifest["shards"][0]["rows"]
+
+  @property
   def dim(self) -> int:
     """Dimensions of a vector."""
     return self.manifest["dim"]
