@@ -6,6 +6,7 @@ form or ours are copied first; T5X's checkpoints are read where they are.
 
 import pathlib
 from collections.abc import Iterator
+from typing import cast
 
 from xqg_jax.checkpoints.steps import (
   PARAMS_ITEM,
@@ -40,7 +41,7 @@ def mirror_folder(source: BucketPath) -> pathlib.Path:
       where=source,
       mend="check the path and your credentials",
     )
-  step = find_checkpoint(source)
+  step = cast(BucketPath | None, find_checkpoint(source))
   if step is None:
     files = list(_find_files(source, with_weights=True))
     return copy_files(files, source)

@@ -178,7 +178,9 @@ def _is_plainly(value: Any, hint: Any) -> bool:
   if hint is Any or not isinstance(hint, type):
     return True
   if isinstance(value, Reference):
-    return value.is_made and _is_kind(value.kind, hint)
+    return (
+      value.is_made and value.kind is not None and _is_kind(value.kind, hint)
+    )
   return isinstance(value, hint)
 
 

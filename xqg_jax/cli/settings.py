@@ -39,9 +39,9 @@ def check_settings(given: Mapping[str, str]) -> None:
 
 def _config() -> Mapping[tuple[str, str], dict[str, Any]]:
   """What is bound, by (scope, selector): gin tells it to no one else."""
-  import gin
+  from gin import config
 
-  return gin.config._CONFIG
+  return config._CONFIG
 
 
 def _read_hints(selector: str) -> dict[str, Any]:
@@ -80,29 +80,29 @@ def _check(
 
 
 def _is_macro(value: Any) -> bool:
-  import gin
+  from gin import config
 
-  is_reference = isinstance(value, gin.config.ConfigurableReference)
-  return is_reference and value.configurable.selector in (
-    _MACRO,
-    "gin.constant",
-  )
+  if not isinstance(value, config.ConfigurableReference):
+    return False
+  configurable: Any = value.configurable
+  return configurable.selector in (_MACRO, "gin.constant")
 
 
 def _resolve(value: Any) -> Any:
   """A value with what `fit` needs to know in the place of gin's references."""
-  import gin
+  from gin import config
 
   if isinstance(value, Mapping):
     return {_resolve(k): _resolve(v) for k, v in value.items()}
   if isinstance(value, list | tuple):
     return type(value)(map(_resolve, value))
-  if not isinstance(value, gin.config.ConfigurableReference):
+  if not isinstance(value, config.ConfigurableReference):
     return value
   if _is_macro(value):
     bound = _config().get(("/".join(value.scopes), _MACRO), {})
     return _resolve(bound["value"]) if "value" in bound else Reference(None, "")
-  wrapped = value.configurable.wrapped
+  configurable: Any = value.configurable
+  wrapped = configurable.wrapped
   kind = wrapped if isinstance(wrapped, type) else None
   return Reference(kind, repr(value), is_made=value.evaluate)
 

@@ -229,7 +229,8 @@ def _load_identifier(
 ) -> tuple[Any | None, list[str]]:
   """A model of its own for each choice of languages."""
   try:
-    from py3langid import langid
+    # An extra, which may be absent.
+    from py3langid import langid  # pyright: ignore[reportMissingImports]
   except ModuleNotFoundError:
     return None, []
   identifier = langid.LanguageIdentifier.from_model_file(langid.MODEL_FILE)

@@ -6,6 +6,7 @@ Readers stream, name file and line of whatever is wrong, and accept `.gz`.
 import dataclasses
 import io
 import os
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -94,7 +95,7 @@ def list_passage_files(path: str | os.PathLike) -> list[Path]:
   if path.is_dir():
     what = "no file of passages in the folder"
   else:
-    end = path.with_suffix("").suffix if path.suffix == ".gz" else path.suffix
+    end = pathlib.PurePath(path.name.removesuffix(".gz")).suffix
     what = f"cannot tell the format of passages from the suffix {end!r}"
   raise InputError(
     what, where=path, mend="use .tsv or .jsonl, optionally with .gz"

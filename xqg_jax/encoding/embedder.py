@@ -245,7 +245,7 @@ def add_batch(
   added = jnp.where(is_spoiled[:, None], jnp.nan, added)
   sums = sums.at[targets].add(added, mode="drop", unique_indices=True)
   sums = jax.lax.with_sharding_constraint(sums, sharding.replicated(model.mesh))
-  if mark_sums is None:
+  if mark_sums is None or marks is None:
     return sums, slots.sum()
   is_marked = marks.reshape(-1) == jnp.arange(len(mark_sums))[:, None]
   mark_sums = mark_sums + _add_members(is_marked, finite)

@@ -111,7 +111,7 @@ class SearchedQuestions:
   @property
   def question_ids(self) -> Sequence[str]:
     """Ids in the order of the vectors."""
-    return self.manifest["question_ids"]
+    return self.manifest.get("question_ids", [])
 
   @property
   def languages(self) -> Sequence[str | None]:
@@ -175,10 +175,10 @@ def _read_vectors(
     raise InputError(
       f"cannot be read ({error})", where=path, mend=SEARCH_AGAIN
     ) from None
-  if len(vectors) != len(manifest["question_ids"]):
+  question_ids = manifest.get("question_ids", [])
+  if len(vectors) != len(question_ids):
     raise InputError(
-      f"found {len(vectors)} vectors for {len(manifest['question_ids'])} "
-      "questions",
+      f"found {len(vectors)} vectors for {len(question_ids)} questions",
       where=path,
       mend=SEARCH_AGAIN,
     )

@@ -104,9 +104,10 @@ def _read_augmentation(
   folder: Path, manifest: SearchManifest
 ) -> Augmentation | None:
   """None for a store, and for a view that is no longer there."""
-  if not manifest.get("embeddings"):
+  noted = manifest.get("embeddings")
+  if not noted:
     return None
-  location = find_location(manifest["embeddings"], folder)
+  location = find_location(noted, folder)
   # Only stores, not views, lie in buckets.
   if not location.is_local or not to_path(location).exists():
     return None
@@ -123,7 +124,12 @@ def open_searched_embeddings(searched: SearchedQuestions) -> AugmentedView:
 
 
 def _open_embeddings(folder: Path, manifest: SearchManifest) -> AugmentedView:
-  location = find_location(manifest["embeddings"], folder)
+  embeddings = manifest.get("embeddings")
+  if embeddings is None:
+    raise InputError(
+      "names no embeddings", where=folder / MANIFEST_FILE, mend="search again"
+    )
+  location = find_location(embeddings, folder)
   view = open_view(location)
   # Folders of earlier versions do not note it.
   noted = manifest.get("embeddings_fingerprint", view.fingerprint)

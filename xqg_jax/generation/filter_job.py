@@ -119,11 +119,13 @@ class FilteringJob(QueryShards[Block, Block]):
     judged = judge_texts(work.queries, self.text_filters)
     if self.encoder is not None:
       judged = self._add_scores(work.index, judged)
-    kept = [{language: [] for language in texts} for texts in work.queries]
+    kept: list[dict[str, list[str]]] = [
+      {language: [] for language in texts} for texts in work.queries
+    ]
     for query in judged:
       if query.removed_by is None:
         kept[query.row][query.language].append(query.text)
-    rows = [
+    rows: list[Row] = [
       row for row in zip(work.passages, kept, strict=True) if row[1]
     ]  # without passages that came without queries
     facts = {
@@ -165,6 +167,8 @@ class _ScoreJob(ShardJob[Block, Block, tuple[int, Scores]]):
   @functools.cached_property
   def _judge(self) -> Judge:
     job = self._job
+    if job.encoder is None:
+      raise ValueError("no dual encoder scores the queries")
     passages = read_passages(job.collection.passages)
     sample, _ = draw_sample(passages, job.sample_size, seed=job.seed)
     return Judge.make(job.encoder, sample, job.centering)

@@ -133,6 +133,8 @@ def _score(
   chosen: Int[np.ndarray, " pairs"],
   settings: FusionSettings,
 ) -> Float32[np.ndarray, " pairs"]:
+  if block.query_sums is None or block.query_counts is None:
+    raise ValueError("the block was read without its queries")
   alone = np.einsum("nd,nd->n", queries, block.passages[rows])
   sums, counts = block.query_sums[rows], block.query_counts[rows]
   # [pairs, languages]

@@ -57,7 +57,8 @@ class ShardedIndex(BuiltIndex):
   def __post_init__(self):
     where = self.path / MANIFEST_FILE
     if "shards" not in self.manifest:
-      whole = TypedDict("Whole", dict.fromkeys(self.whole_keys, Any))
+      make_schema: Any = TypedDict  # of keys that a kind names
+      whole = make_schema("Whole", dict.fromkeys(self.whole_keys, Any))
       check_json(self.manifest, whole, where=where)
     check_json({"shards": self.shards}, self.parts_schema, where=where)
     if "shards" not in self.manifest:

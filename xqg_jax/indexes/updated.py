@@ -9,7 +9,7 @@ fresh_rows.npy    and their rows
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,6 +22,7 @@ from xqg_jax.indexes.exact.search import (
   search_exact,
 )
 from xqg_jax.indexes.index import Index
+from xqg_jax.indexes.manifest import UpdatedManifest
 from xqg_jax.indexes.neighbors import Neighbors, merge_neighbors
 from xqg_jax.io.files import check_file
 from xqg_jax.io.local_copies import copy_here
@@ -45,12 +46,16 @@ class UpdatedIndex(Index):
 
   is_exact: ClassVar[bool] = False
 
+  @property
+  def _update(self) -> UpdatedManifest:
+    return cast(UpdatedManifest, self.manifest)  # checked when it was opened
+
   @functools.cached_property
   def base(self) -> Index:
     """The built index of which this one is an update."""
-    path = find_location(self.manifest["base_index"], self.path)
+    path = find_location(self._update["base_index"], self.path)
     base = self.open_base(path)
-    if base.fingerprint != self.manifest["base_fingerprint"]:
+    if base.fingerprint != self._update["base_fingerprint"]:
       raise InputError(
         "the index is not the one that was updated",
         where=path,
@@ -61,12 +66,12 @@ class UpdatedIndex(Index):
   def verify(self) -> None:
     """Compares all of its files with their checksums; not the base's."""
     super().verify()
-    for name in self.manifest["files"]:
+    for name in self._update["files"]:
       self._check(name)
 
   def _check(self, name: str) -> None:
     mend = "run the same update-index command again to mend it"
-    check_file(self.path / name, self.manifest["files"][name], mend=mend)
+    check_file(self.path / name, self._update["files"][name], mend=mend)
 
   def _read_array(self, name: str) -> np.ndarray:
     path = self.path / name

@@ -230,7 +230,8 @@ def open_text(path: Path) -> Iterator[IO[str]]:
 
 def sha256_file(path: str | os.PathLike) -> str:
   """SHA-256 of a file's bytes, in hexadecimal."""
-  with to_path(path).open("rb") as file:
+  opened: Any = to_path(path).open("rb")
+  with opened as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -1,6 +1,7 @@
 """Progress bars: one that moves in a terminal, a line every 30 s in a log."""
 
 import sys
+import time
 from typing import Any
 
 import tqdm
@@ -33,7 +34,7 @@ class Progress(tqdm.tqdm):
       self._is_first = False
       self.n += n or 0
       self.initial = self.last_print_n = self.n
-      self.start_t = self.last_print_t = self._time()
+      self.start_t = self.last_print_t = time.time()
       return self.refresh() if self._is_terminal else False
     return super().update(n)
 

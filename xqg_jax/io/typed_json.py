@@ -115,7 +115,7 @@ def refuse_unknown(
 
 
 def _find_field(
-  content: bytes,
+  content: bytes | str,
   schema: Any,
   error: msgspec.ValidationError,
   where: object,
@@ -123,6 +123,8 @@ def _find_field(
 ) -> InputError:
   """The line about a number that no field can hold."""
   try:
+    if isinstance(content, str):
+      content = content.encode()
     msgspec.json.decode(content.removeprefix(_BOM), type=schema)
   except msgspec.ValidationError as found:  # names the field
     error = found
@@ -150,8 +152,9 @@ def _error(
   error: msgspec.ValidationError, where: object, mend: str
 ) -> InputError:
   """The line about one field, in words."""
-  found = _PLACE.fullmatch(str(error))
-  what, place = found["what"], (found["place"] or "").removeprefix("$")
+  what, place = str(error), ""
+  if found := _PLACE.fullmatch(what):
+    what, place = found["what"], (found["place"] or "").removeprefix("$")
   what = re.sub(r"`([^`]*)`", lambda m: _name_types(m[1]), what)
   what = what.replace("Object missing required field", "lacks the field")
   what = what.replace(", got ", ", found ")

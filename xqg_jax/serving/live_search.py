@@ -84,7 +84,7 @@ class Products(NamedTuple):
     if not strength or self.offset is None:
       return self
     weight, queries = np.float32(strength), self.query_scores
-    if queries is not None:
+    if queries is not None and self.offset.query_scores is not None:
       queries = queries - weight * self.offset.query_scores
     return self._replace(
       passage_scores=self.passage_scores - weight * self.offset.passage_scores,
@@ -395,7 +395,8 @@ class LiveSearch:
 
   def _find_language(self, question: str, language: str | None) -> str | None:
     """The language whose mean a question loses; None: the mean over all."""
-    known = self.centering.means.languages
+    means = self.centering.means
+    known = () if means is None else means.languages
     if self.centering.by == "all":
       return None
     if language is None:

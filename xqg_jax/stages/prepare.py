@@ -1,7 +1,6 @@
 """Stage `prepare`: public data sets, or an invented one, in our formats."""
 
 import itertools
-import pathlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Literal
 
@@ -89,7 +88,7 @@ def prepare(
   return folder
 
 
-def _import_prepare_dataset() -> Callable[..., pathlib.Path]:
+def _import_prepare_dataset() -> Callable[..., Path]:
   try:
     from xqg_jax.datasets.catalogue import prepare_dataset
   except ModuleNotFoundError as error:

@@ -94,7 +94,8 @@ def export_store(
     )
   view = open_view(store)
   means = _open_means(view, center_means)
-  noted = {} if means is None else {"means_fingerprint": means.fingerprint}
+  noted: dict[str, str | bool] = {}
+  noted |= {} if means is None else {"means_fingerprint": means.fingerprint}
   if normalize:
     noted["normalize"] = True
   folder = claim_output_dir(

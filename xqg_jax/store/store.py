@@ -149,7 +149,7 @@ class EmbeddingStore:
 
     Empty when the store was made without generated queries.
     """
-    return self.manifest["groups"]
+    return list(self.manifest["groups"])
 
   @functools.cached_property
   def fingerprint(self) -> str:

@@ -3,12 +3,12 @@
 import gzip
 import io
 import json
-import pathlib
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from xqg_jax.datasets.reading.source_files import damaged_gzip_as_input_error
 from xqg_jax.errors import InputError
+from xqg_jax.io.paths import Path
 
 _BLOCK = 1 << 20
 # An error this close to the end of what was read may be a cut token.
@@ -16,7 +16,7 @@ _LONGEST_TOKEN = 16
 
 
 def read_json_array(
-  path: pathlib.Path,
+  path: Path,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
   """Yields (`file:line`, object) for each entry; holds one entry in memory.
 
@@ -52,7 +52,7 @@ def read_json_array(
 class _Window:
   """The part of a text file that is not parsed yet, as far as it was read."""
 
-  def __init__(self, file: io.TextIOBase, path: pathlib.Path):
+  def __init__(self, file: io.TextIOBase, path: Path):
     self._file = file
     self._path = path
     self._decoder = json.JSONDecoder()

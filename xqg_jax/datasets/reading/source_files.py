@@ -22,6 +22,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.paths import Path
 from xqg_jax.io.progress import Progress
 
 _BLOCK = 1 << 20
@@ -236,7 +237,7 @@ def _sha256(
 
 
 @contextlib.contextmanager
-def damaged_gzip_as_input_error(path: pathlib.Path) -> Iterator[None]:
+def damaged_gzip_as_input_error(path: Path) -> Iterator[None]:
   """Turns the errors of a cut or damaged gzip file into an `InputError`."""
   try:
     yield

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import pathlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +13,7 @@ from xqg_jax.data.training_pairs import write_training_pairs
 from xqg_jax.datasets.writing.pair_features import from_pair_texts
 from xqg_jax.datasets.writing.streaming import StreamedBuilder, parse_texts
 from xqg_jax.io.files import atomic_path
+from xqg_jax.io.paths import Path
 from xqg_jax.io.progress import Progress
 
 # The name that the project gives a split's file.
@@ -22,7 +22,7 @@ _SPLIT_NAMES = {"train": "train", "validation": "dev"}
 Texts = Mapping[str, Sequence[str]]
 
 
-def write_plain_files(builder: StreamedBuilder, folder: pathlib.Path) -> None:
+def write_plain_files(builder: StreamedBuilder, folder: Path) -> None:
   """Writes every split of a prepared data set that is not there yet.
 
   Passages become `passages.tsv`, questions `questions_<split>.jsonl`, training

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import IO, Any, NotRequired, TypedDict
+from typing import IO, Any, BinaryIO, NotRequired, TypedDict, cast
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -129,7 +129,12 @@ class _Worker:
       stdout=subprocess.PIPE,
       stderr=self._log,
     )
-    self.close = weakref.finalize(self, _end, self._process, self._log)
+    # They are there, since both are pipes.
+    self._requests = cast(BinaryIO, self._process.stdin)
+    self._replies = cast(BinaryIO, self._process.stdout)
+    self.close = weakref.finalize(
+      self, _end, self._process, self._requests, self._replies, self._log
+    )
 
   @property
   def pid(self) -> int:
@@ -149,8 +154,8 @@ class _Worker:
       raise ScannError("the ScaNN index is closed")
     header = {"action": action, **arguments}
     try:
-      write_message(self._process.stdin, header, arrays)
-      reply, answer = read_message(self._process.stdout)
+      write_message(self._requests, header, arrays)
+      reply, answer = read_message(self._replies)
     except (EOFError, OSError):
       raise ScannError(self._describe_end(action)) from None
     if reply.get("is_import_error"):
@@ -172,16 +177,21 @@ class _Worker:
     return f"ScaNN's process ended ({reason}) during {action}; it said: {said}"
 
 
-def _end(process: subprocess.Popen, log: IO[bytes]) -> None:
+def _end(
+  process: subprocess.Popen,
+  requests: BinaryIO,
+  replies: BinaryIO,
+  log: IO[bytes],
+) -> None:
   # The worker ends by itself when its input does; it may be gone already.
   with contextlib.suppress(BrokenPipeError):
-    process.stdin.close()
+    requests.close()
   try:
     process.wait(timeout=5)
   except subprocess.TimeoutExpired:
     process.kill()
     process.wait()
-  process.stdout.close()
+  replies.close()
   log.close()
 
 

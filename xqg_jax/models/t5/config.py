@@ -180,7 +180,7 @@ def _read_token_ids(config: Mapping[str, Any], where: object) -> dict[str, Any]:
   Raises:
     InputError: one that is no row of the table, or several starts.
   """
-  ids: dict[str, tuple[int, ...]] = {}
+  ids: dict[str, tuple[Any, ...]] = {}
   for name, usual in (
     ("pad_token_id", 0),
     ("eos_token_id", 1),
