@@ -75,6 +75,10 @@ class _Rows:
   blocks: Iterator[tuple[int, np.ndarray]]
 
 
+# The neighbors of some of the queries, of those held out for one.
+_Held = tuple[Float[np.ndarray, "some k"], Int[np.ndarray, "some k"]]
+
+
 @dataclasses.dataclass(frozen=True)
 class _Built:
   """A shard in memory; its neighbors of all queries, and those held out."""
@@ -82,7 +86,7 @@ class _Built:
   index: ScannIndex
   start: int
   exact: Neighbors
-  found: Neighbors
+  found: _Held
   build_seconds: float
   search_seconds: float
 
@@ -224,9 +228,7 @@ class _BuildingJob(ShardJob[_Rows, tuple[int, np.ndarray], _Built]):
     }
 
 
-def _take(
-  neighbors: Neighbors, rows: slice
-) -> tuple[Float[np.ndarray, "taken k"], Int[np.ndarray, "taken k"]]:
+def _take(neighbors: Neighbors, rows: slice) -> _Held:
   return neighbors[0][rows], neighbors[1][rows]
 
 
