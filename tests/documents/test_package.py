@@ -1,5 +1,6 @@
 """Light imports, public names, README and CI in step."""
 
+import collections
 import pathlib
 import re
 import subprocess
@@ -51,6 +52,24 @@ def test_every_folder_stands_in_the_readme():
   package -= {"tasks", "__pycache__"}
   above = {"tasks", "gin_configs", "scripts", "benchmarks", "docs", "tests"}
   assert sorted((package | above) - set(re.findall(r"(\w+)/", table))) == []
+
+
+def test_no_module_is_long():
+  lines = {
+    path: len(path.read_text(encoding="utf-8").splitlines())
+    for path in (ROOT / "xqg_jax").rglob("*.py")
+  }
+  assert [path for path, count in lines.items() if count > 400] == []
+  assert len(lines) > 200
+
+
+def test_no_folder_but_that_of_the_verbs_is_full():
+  counts = collections.Counter(
+    path.parent for path in (ROOT / "xqg_jax").rglob("*.py")
+  )
+  # stages/ has one file for each verb.
+  del counts[ROOT / "xqg_jax" / "stages"]
+  assert [folder for folder, count in counts.items() if count > 25] == []
 
 
 def test_the_readme_is_short():

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from tests.helpers import tiny_dual_encoder as tiny
+from xqg_jax.encoding import batches as batching
 from xqg_jax.encoding import embedder
 from xqg_jax.models.bert.encoder import BertEncoder, join_projections
 
@@ -21,7 +22,7 @@ def sum_texts(
   if params is not None:
     encoder = dataclasses.replace(encoder, params=params)
   device_side = embedder.Embedder(encoder, devices)
-  batches = embedder.make_batches(
+  batches = batching.make_batches(
     encoder.tokenizer.encode_batch(TEXTS, max_length=64),
     targets,
     num_targets=num_targets,
@@ -59,7 +60,7 @@ def test_sums_by_target(vectors):
 def test_sums_by_mark(vectors):
   encoder = tiny.make_encoder()
   marks = np.arange(50) % 4  # 3 is past the end: no mark
-  batches = embedder.make_batches(
+  batches = batching.make_batches(
     encoder.tokenizer.encode_batch(TEXTS, max_length=64),
     np.arange(50),
     num_targets=50,
@@ -105,7 +106,7 @@ def test_a_nan_stays_within_its_row():
   params["encoder"]["embeddings"]["word"][1] = np.nan
   spoilt = dataclasses.replace(encoder, params=params)
   texts = ["red river", "%", "blue lake", "old town"]
-  batches = embedder.make_batches(
+  batches = batching.make_batches(
     encoder.tokenizer.encode_batch(texts, max_length=64),
     np.array([0, 1, 0, 2]),
     num_targets=3,
@@ -152,7 +153,7 @@ def test_compiles_once_for_new_parameters_of_one_model():
 
 def test_batch_targets_are_unique():
   encoder = tiny.make_encoder()
-  (batch, *_) = embedder.make_batches(
+  (batch, *_) = batching.make_batches(
     encoder.tokenizer.encode_batch(TEXTS, max_length=64),
     np.arange(50) % 3,
     num_targets=10,
@@ -178,7 +179,7 @@ def test_rows_per_batch_divide_among_eight_devices(
   max_length, options, expected
 ):
   mesh = embedder.sharding.make_mesh()
-  got = embedder.choose_rows_per_batch(
+  got = batching.choose_rows_per_batch(
     max_length=max_length, mesh=mesh, **options
   )
   assert got == expected
@@ -186,7 +187,7 @@ def test_rows_per_batch_divide_among_eight_devices(
 
 def test_a_single_question_is_a_single_row():
   mesh = embedder.sharding.make_mesh(devices=jax.devices()[:1])
-  assert embedder.choose_rows_per_batch(
+  assert batching.choose_rows_per_batch(
     max_length=32, mesh=mesh, max_tokens=32
   ) == {96: 1}
 
@@ -195,10 +196,10 @@ def test_batches_follow_the_cores_that_taskset_gives(monkeypatch):
   mesh = embedder.sharding.make_mesh(devices=jax.devices()[:1])
   for cores in (1, 6):
     monkeypatch.setattr(
-      embedder.os,
+      batching.os,
       "sched_getaffinity",
       lambda _, cores=cores: set(range(cores)),
       raising=False,
     )
-    rows = embedder.choose_rows_per_batch(max_length=128, mesh=mesh)
+    rows = batching.choose_rows_per_batch(max_length=128, mesh=mesh)
     assert rows[128] == cores * 512 // 128

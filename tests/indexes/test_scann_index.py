@@ -16,12 +16,12 @@ from xqg_jax.indexes.exact.search import search_exact
 from xqg_jax.indexes.scann import worker
 from xqg_jax.indexes.scann.index import (
   MIN_VECTORS,
-  ScannError,
   ScannIndex,
   ScannParameters,
   derive_parameters,
   write_vectors,
 )
+from xqg_jax.indexes.scann.process import ScannError
 
 DIM = 32
 

@@ -13,7 +13,8 @@ from xqg_jax.data.passage_lookup import ShownPassage
 from xqg_jax.data.passages import Passage
 from xqg_jax.encoding.texts import encode_texts
 from xqg_jax.serving import terminal
-from xqg_jax.serving.live_search import Hit, QuestionEncoder
+from xqg_jax.serving.products import Hit
+from xqg_jax.serving.question_encoder import QuestionEncoder
 from xqg_jax.serving.terminal import format_variants
 from xqg_jax.stages.augment import augment
 from xqg_jax.stages.encode import encode
@@ -109,8 +110,8 @@ def test_both_variants_stand_side_by_side(world, capsys, monkeypatch):
     ("", {}, "the question is empty"),
     ("x" * 1_000_000, {}, "the question has 1,000,000 characters"),
     ("x\udc80", {}, "not valid Unicode"),
-    ("x", {"K": 0}, "k is 0"),
-    ("x", {"ALPHA": 1.5}, "alpha is 1.5"),
+    ("x", {"K": 0}, "K: is 0"),
+    ("x", {"ALPHA": 1.5}, "is 1.5"),
     ("x", {"QUESTIONS": "q.jsonl"}, "unknown name QUESTIONS"),
     ("x", {"INDEX": "absent"}, "no finished index here"),
   ],

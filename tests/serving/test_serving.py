@@ -20,7 +20,8 @@ from xqg_jax.data.passage_lookup import read_shown_passages
 from xqg_jax.data.runs import read_run
 from xqg_jax.errors import InputError, NativeError
 from xqg_jax.serving import app as serving_app
-from xqg_jax.serving.live_search import LiveSearch, rank_passages
+from xqg_jax.serving.live_search import LiveSearch
+from xqg_jax.serving.products import rank_passages
 from xqg_jax.serving.request_limits import Limits
 from xqg_jax.serving.service import SearchRequest, SearchService
 from xqg_jax.serving.worker import Busy, QuestionWorker

@@ -26,7 +26,8 @@ from xqg_jax.data.languages import identify_language
 from xqg_jax.data.passage_lookup import read_shown_passages
 from xqg_jax.data.runs import read_run
 from xqg_jax.errors import InputError
-from xqg_jax.serving.live_search import LiveSearch, Products, rank_passages
+from xqg_jax.serving.live_search import LiveSearch
+from xqg_jax.serving.products import Products, rank_passages
 from xqg_jax.serving.service import SearchService
 from xqg_jax.stages.center import center
 from xqg_jax.stages.encode import encode

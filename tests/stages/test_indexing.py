@@ -13,7 +13,8 @@ from xqg_jax.augmentation.settings import Augmentation
 from xqg_jax.augmentation.views import AugmentedView, open_view
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.exact.search import search_exact
-from xqg_jax.indexes.scann.index import ScannError, ScannIndex
+from xqg_jax.indexes.scann.index import ScannIndex
+from xqg_jax.indexes.scann.process import ScannError
 from xqg_jax.indexes.scann.tuning import (
   make_tuning_queries,
   measure_index_recall,

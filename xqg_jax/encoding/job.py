@@ -17,12 +17,8 @@ from xqg_jax.augmentation.language_means import (
   read_means,
 )
 from xqg_jax.data.collection import Block, Collection, read_blocks
-from xqg_jax.encoding.embedder import (
-  Batch,
-  Embedder,
-  choose_rows_per_batch,
-  make_batches,
-)
+from xqg_jax.encoding.batches import Batch, choose_rows_per_batch, make_batches
+from xqg_jax.encoding.embedder import Embedder
 from xqg_jax.io.locations import Location
 from xqg_jax.io.scratch import open_scratch
 from xqg_jax.io.shard_job import Record, Turn, run_shards

@@ -5,12 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Float32
 
-from xqg_jax.encoding.embedder import (
-  Batch,
-  Embedder,
-  choose_rows_per_batch,
-  make_batches,
-)
+from xqg_jax.encoding.batches import Batch, choose_rows_per_batch, make_batches
+from xqg_jax.encoding.embedder import Embedder
 from xqg_jax.errors import InputError
 from xqg_jax.models.dual_encoder.config import Side
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder

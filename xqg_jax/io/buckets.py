@@ -13,10 +13,11 @@ import os
 import pathlib
 import posixpath
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.tensor_storage import open_storage
 from xqg_jax.io.urls import split_url
 
 _DRIVERS = {"gs": "gcs", "s3": "s3", "memory": "memory"}
@@ -27,21 +28,6 @@ _PATIENCE, _SLOWEST = 120, 2**20
 _LARGE = 2**32
 # So much is read at a time.
 _CHUNK = 2**24
-
-
-@functools.cache
-def storage_context() -> Any:
-  """TensorStore's context, one for all: it shares connections and limits."""
-  # Not every verb needs TensorStore, which takes a tenth of a second to load.
-  import tensorstore
-
-  return tensorstore.Context({"file_io_concurrency": {"limit": 64}})
-
-
-def _open_storage(spec: Mapping[str, Any]) -> Any:
-  import tensorstore
-
-  return tensorstore.KvStore.open(dict(spec), context=storage_context())
 
 
 @functools.total_ordering
@@ -181,7 +167,7 @@ class BucketPath:
   @functools.cached_property
   def _folder(self) -> Any:
     """What is below this path."""
-    return self._do(lambda: _open_storage(self.kvstore()), "opened")
+    return self._do(lambda: open_storage(self.kvstore()), "opened")
 
   @property
   def _file(self) -> tuple[Any, str]:

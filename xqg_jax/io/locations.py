@@ -16,9 +16,10 @@ from typing import Any
 import tensorstore as ts
 
 from xqg_jax.errors import InputError
-from xqg_jax.io.buckets import BucketPath, storage_context
+from xqg_jax.io.buckets import BucketPath
 from xqg_jax.io.files import atomic_path
 from xqg_jax.io.paths import absolute_path, to_path
+from xqg_jax.io.tensor_storage import storage_context
 from xqg_jax.io.typed_json import decode_json
 from xqg_jax.io.urls import is_url
 

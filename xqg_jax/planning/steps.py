@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool
 
 from xqg_jax.checkpoints.folders import CONFIG_FILE, find_folder
 from xqg_jax.encoding import embedder
-from xqg_jax.encoding.embedder import choose_rows_per_batch
+from xqg_jax.encoding.batches import choose_rows_per_batch
 from xqg_jax.errors import InputError
 from xqg_jax.generation.decoding import Sampling, Slots
 from xqg_jax.generation.refilling import Queue, decode_queue, empty_slots

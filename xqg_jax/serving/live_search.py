@@ -13,9 +13,7 @@ the products of o are known, which are the same for all questions of a language.
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
 
-import jax
 import numpy as np
 from jaxtyping import Float32, Int
 
@@ -33,180 +31,20 @@ from xqg_jax.augmentation.settings import Augmentation, Reduction
 from xqg_jax.augmentation.views import AugmentedView
 from xqg_jax.checkpoints import load_dual_encoder
 from xqg_jax.data.languages import identify_language
-from xqg_jax.encoding.embedder import Embedder, make_batches
 from xqg_jax.errors import InputError
 from xqg_jax.indexes.index import Index
 from xqg_jax.indexes.kinds import check_encoder, open_index
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.models.dual_encoder.dual_encoder import DualEncoder
-from xqg_jax.store.vector_checks import check_queries, check_vectors
+from xqg_jax.serving.products import Products
+from xqg_jax.serving.question_encoder import QuestionEncoder
+from xqg_jax.store.vector_checks import check_vectors
 
-MAX_BATCH = 8
 # Passages that a ScaNN index proposes; they are then scored exactly.
 NUM_CANDIDATES = 200
 # By how much questions are centred for candidates where the slider begins at 0.
 _PROPOSING_STRENGTH = 0.8
 _BLOCK_SIZE = 65_536
-# Half a program too many costs a moment at the start; half the row is padding
-# for every question, for ever.
-_ROW_LENGTHS = (16, 24, 32, 48, 64, 96, 128, 256, 512)
-
-
-class Products(NamedTuple):
-  """What a question and the passages give; no alpha is in it yet.
-
-  Attributes:
-    rows: the passages scored, ascending.
-    passage_scores: q.p.
-    query_scores: q.S, or None without generated queries.
-    mean_score: q.m.
-    offset: the same of o, the mean of the question's language; None without
-      means.
-    language: that o is of; None: of all languages.
-  """
-
-  rows: Int[np.ndarray, " candidates"]
-  passage_scores: Float32[np.ndarray, " candidates"]
-  query_scores: Float32[np.ndarray, " candidates"] | None
-  mean_score: float
-  offset: "Products | None" = None
-  language: str | None = None
-
-  def center(self, strength: float) -> "Products":
-    """The products of the centred question.
-
-    >>> one = np.ones(2, np.float32)
-    >>> offset = Products(np.arange(2), one, None, 0.5)
-    >>> found = Products(np.arange(2), 3 * one, None, 1.0, offset).center(2)
-    >>> found.passage_scores.tolist(), found.mean_score
-    ([1.0, 1.0], 0.0)
-    """
-    if not strength or self.offset is None:
-      return self
-    weight, queries = np.float32(strength), self.query_scores
-    if queries is not None and self.offset.query_scores is not None:
-      queries = queries - weight * self.offset.query_scores
-    return self._replace(
-      passage_scores=self.passage_scores - weight * self.offset.passage_scores,
-      query_scores=queries,
-      mean_score=self.mean_score - strength * self.offset.mean_score,
-    )
-
-  @property
-  def num_bytes(self) -> int:
-    """Memory that it takes, without what questions share."""
-    return sum(part.nbytes for part in self[:3] if part is not None)
-
-
-class Hit(NamedTuple):
-  """One passage found: its row, its score, and the products behind it."""
-
-  row: int
-  score: float
-  passage_score: float
-  query_score: float | None
-
-
-def rank_passages(
-  products: Products, *, alpha: float | None, k: int
-) -> list[Hit]:
-  """The k best passages, best first; among equals the lower row.
-
-  Args:
-    products: of one question.
-    alpha: weight of the queries; None: the passages as they are.
-    k: how many; all of them when there are fewer.
-
-  >>> found = Products(
-  ...   np.array([3, 5, 9]),
-  ...   np.array([1.0, 0.5, 0.5], np.float32),
-  ...   np.array([0.0, 4.0, 0.5], np.float32),
-  ...   0.0,
-  ... )
-  >>> [(hit.row, hit.score) for hit in rank_passages(found, alpha=None, k=2)]
-  [(3, 1.0), (5, 0.5)]
-  >>> [(hit.row, hit.score) for hit in rank_passages(found, alpha=0.5, k=2)]
-  [(5, 2.25), (3, 0.5)]
-  """
-  scores = products.passage_scores
-  if alpha is not None:
-    if products.query_scores is None:
-      raise ValueError("no scores of queries, which alpha weighs")
-    passage_weight, query_weight = np.float32(1 - alpha), np.float32(alpha)
-    scores = passage_weight * (scores - np.float32(products.mean_score))
-    scores = scores + query_weight * products.query_scores
-  return [
-    Hit(
-      int(products.rows[at]),
-      float(scores[at]),
-      float(products.passage_scores[at]),
-      None
-      if products.query_scores is None
-      else float(products.query_scores[at]),
-    )
-    for at in _best_places(scores, k)
-  ]
-
-
-def _best_places(
-  scores: Float32[np.ndarray, " candidates"], k: int
-) -> Int[np.ndarray, " best"]:
-  k = min(k, len(scores))
-  threshold = np.partition(scores, len(scores) - k)[len(scores) - k]
-  places = np.flatnonzero(scores >= threshold)
-  return places[np.lexsort((places, -scores[places]))][:k]
-
-
-# ------------------------------------------------------------------- questions
-
-
-class QuestionEncoder:
-  """Encodes a few questions at a time, by programs compiled beforehand."""
-
-  def __init__(self, encoder: DualEncoder):
-    """Puts the parameters on one device; compiles nothing yet."""
-    self._encoder = encoder
-    # One question is too little work to share among devices.
-    self._embedder = Embedder(encoder, jax.local_devices()[:1])
-    longest = encoder.config.query_length
-    lengths = [n for n in _ROW_LENGTHS if n < longest]
-    self._rows_per_batch = dict.fromkeys([*lengths, longest], 1)
-
-  def warm_up(self) -> None:
-    """Compiles every program, so that no question waits for it."""
-    (tokens,) = self._encoder.tokenizer.encode_batch(["warm"], max_length=3)
-    for length in self._rows_per_batch:
-      self._embed([np.resize(tokens, length)])
-
-  def encode(
-    self, questions: Sequence[str]
-  ) -> Float32[np.ndarray, "questions dim"]:
-    """Embeds at most `MAX_BATCH` questions.
-
-    Raises:
-      InputError: an embedding that is not finite.
-    """
-    texts = [self._encoder.format_query(question) for question in questions]
-    tokens = self._encoder.tokenizer.encode_batch(
-      texts, max_length=self._encoder.config.query_length
-    )
-    embeddings = self._embed(tokens)
-    check_queries(embeddings, dim=self._encoder.dim, k=1)
-    return embeddings
-
-  def _embed(
-    self, tokens: Sequence[np.ndarray]
-  ) -> Float32[np.ndarray, "questions dim"]:
-    batches = make_batches(
-      tokens,
-      np.arange(len(tokens)),
-      num_targets=MAX_BATCH,
-      rows_per_batch=self._rows_per_batch,
-      pad_id=self._encoder.tokenizer.pad_id,
-      side="query",
-    )
-    embedded = self._embedder.sum_texts(batches, num_targets=MAX_BATCH)
-    return np.asarray(embedded)[: len(tokens)]
 
 
 # ------------------------------------------------------------------ passages

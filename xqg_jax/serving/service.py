@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xqg_jax.data.passage_lookup import ShownPassage
-from xqg_jax.serving.live_search import Hit, LiveSearch, Products, rank_passages
+from xqg_jax.serving.live_search import LiveSearch
+from xqg_jax.serving.products import Hit, Products, rank_passages
 
 # Products of questions asked before, so that alpha moves without encoding.
 _CACHE_BYTES = 256 << 20

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from xqg_jax.data.passage_lookup import ShownPassage
-from xqg_jax.serving.live_search import Hit
+from xqg_jax.serving.products import Hit
 
 _MIN_SIDE = 36
 _GAP = 3

@@ -13,7 +13,8 @@ from xqg_jax.data.languages import get_language
 from xqg_jax.data.passage_lookup import read_shown_passages
 from xqg_jax.io.typed_json import Positive, Share
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
-from xqg_jax.serving.live_search import LiveSearch, rank_passages
+from xqg_jax.serving.live_search import LiveSearch
+from xqg_jax.serving.products import rank_passages
 from xqg_jax.serving.questions import check_numbers, check_question
 from xqg_jax.serving.terminal import format_variants
 

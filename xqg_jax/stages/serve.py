@@ -19,7 +19,8 @@ from xqg_jax.data.passage_lookup import read_shown_passages
 from xqg_jax.errors import InputError
 from xqg_jax.io.typed_json import Positive, Share
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
-from xqg_jax.serving.live_search import MAX_BATCH, LiveSearch
+from xqg_jax.serving.live_search import LiveSearch
+from xqg_jax.serving.question_encoder import MAX_BATCH
 from xqg_jax.serving.request_limits import LOOPBACK_HOSTS, Limits
 from xqg_jax.serving.service import SearchService
 from xqg_jax.serving.worker import QuestionWorker

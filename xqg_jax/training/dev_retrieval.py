@@ -15,13 +15,8 @@ from jaxtyping import Float32, Int32
 from xqg_jax.data.answers import scored_answers
 from xqg_jax.data.passages import read_passages
 from xqg_jax.data.runs import Run, make_run
-from xqg_jax.encoding.embedder import (
-  Batch,
-  ProgramKey,
-  choose_rows_per_batch,
-  make_batches,
-  sum_batches,
-)
+from xqg_jax.encoding.batches import Batch, choose_rows_per_batch, make_batches
+from xqg_jax.encoding.embedder import ProgramKey, sum_batches
 from xqg_jax.errors import InputError
 from xqg_jax.evaluation.comparison import compare_variants
 from xqg_jax.evaluation.scoring import ScoringInputs, score_variants_by_question

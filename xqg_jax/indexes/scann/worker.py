@@ -1,7 +1,7 @@
 """Worker process for ScaNN, and its messages over two pipes.
 
 ScaNN is native code that may abort; here it takes down only this process.
-`scann_index.py` runs this file as a script, so it imports nothing of the
+`process.py` runs this file as a script, so it imports nothing of the
 package. A message is a JSON header and arrays in NumPy's own format, each
 behind its length in eight bytes; nothing is ever unpickled.
 """
