@@ -11,6 +11,7 @@ damaged, with the same bytes as an unbroken run:
 """
 
 import collections
+import dataclasses
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -87,8 +88,15 @@ def filter_queries(
       its dual encoder, a full disk, or an output folder that holds something
       else.
   """
-  given = dict(locals())
-  _check(given)
+  settings = FilterSettings(
+    text_filters=tuple(text_filters),
+    round_trip_k=round_trip_k,
+    sample_size=sample_size,
+    score_percentile=score_percentile,
+    seed=seed,
+    shard_size=shard_size,
+  )
+  _check_encoder(settings, checkpoint_path, centering)
   collection = scan_collection(passages, generated_queries)
   model = (
     load_dual_encoder(checkpoint_path, config=encoder)
@@ -99,16 +107,12 @@ def filter_queries(
     store=None, encoder_fingerprint=model and model.fingerprint
   )
   paths = [*list_passage_files(passages), *list_shards(generated_queries)]
-  free = (
-    "output_dir",
-    "passages",
-    "generated_queries",
-    "checkpoint_path",
-    "centering",
-  )
+  # In the order of the arguments, which the manifest keeps.
+  given = dataclasses.asdict(settings)
   arguments = {
-    **{name: value for name, value in given.items() if name not in free},
+    "text_filters": given.pop("text_filters"),
     "encoder": model and model.fingerprint,
+    **given,
     "inputs": describe_files(paths),
     **({"centering": noted} if (noted := centered.to_json()) else {}),
   }
@@ -135,28 +139,55 @@ def filter_queries(
   return manifest
 
 
-def _check(given: Mapping[str, Any]) -> None:
-  unknown = [name for name in given["text_filters"] if name not in TEXT_FILTERS]
-  if unknown:
-    raise InputError(
-      f"unknown text filter {unknown[0]!r}",
-      mend=f"use those of {', '.join(TEXT_FILTERS)}",
-    )
-  for name in ("round_trip_k", "sample_size", "shard_size"):
-    if given[name] is not None and given[name] < 1:
-      raise InputError(f"{name} is {given[name]}", mend="use 1 or more")
-  percentile = given["score_percentile"]
-  if not 0 <= percentile < 100:
-    raise InputError(
-      f"score_percentile is {percentile}", mend="use 0 or more, below 100"
-    )
-  needs_encoder = given["round_trip_k"] is not None or percentile > 0
-  if given["centering"].strength and not needs_encoder:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FilterSettings:
+  """What `filter_queries` removes, and how it is written.
+
+  Attributes are its arguments of the same names.
+  """
+
+  text_filters: tuple[str, ...]
+  round_trip_k: int | None
+  sample_size: int
+  score_percentile: float
+  seed: int
+  shard_size: int
+
+  def __post_init__(self):
+    for name in self.text_filters:
+      if name not in TEXT_FILTERS:
+        raise InputError(
+          f"unknown text filter {name!r}",
+          mend=f"use those of {', '.join(TEXT_FILTERS)}",
+        )
+    for name in ("round_trip_k", "sample_size", "shard_size"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise InputError(f"{name} is {value}", mend="use 1 or more")
+    if not 0 <= self.score_percentile < 100:
+      raise InputError(
+        f"score_percentile is {self.score_percentile}",
+        mend="use 0 or more, below 100",
+      )
+
+  @property
+  def needs_encoder(self) -> bool:
+    """Whether a filter scores queries with a dual encoder."""
+    return self.round_trip_k is not None or self.score_percentile > 0
+
+
+def _check_encoder(
+  settings: FilterSettings,
+  checkpoint_path: str | os.PathLike | None,
+  centering: CenterSettings,
+) -> None:
+  """Refuses a dual encoder that no filter uses, and filters without theirs."""
+  if centering.strength and not settings.needs_encoder:
     raise InputError(
       "centring without a filter that uses a dual encoder",
       mend="set ROUND_TRIP_K or SCORE_PERCENTILE, too",
     )
-  if needs_encoder != (given["checkpoint_path"] is not None):
+  if settings.needs_encoder != (checkpoint_path is not None):
     raise InputError(
       "a dual encoder and a filter that uses it go together",
       mend="set CHECKPOINT_PATH with ROUND_TRIP_K or SCORE_PERCENTILE",

@@ -115,10 +115,33 @@ def generate(
       checkpoint or one that looks untrained, a full disk, or an output folder
       that holds something else.
   """
-  given = dict(locals())
-  settings = _read_settings(given)
+  if shard_size < 1:
+    raise InputError(f"shard_size is {shard_size}", mend="use 1 or more")
+  settings = QuerySettings(
+    languages=get_languages(languages),
+    sampling=Sampling(
+      top_k=top_k,
+      top_p=top_p,
+      temperature=temperature,
+      approximate=approximate_top_k,
+    ),
+    language_in=language_in or "prompt",
+    num_queries=num_queries,
+    max_input_length=max_input_length,
+    max_query_length=max_query_length,
+    seed=seed,
+    batch_size=batch_size,
+  )
   scan = _scan(passages)
-  writer, arguments = _open_writer(given, settings)
+  writer = open_writer(
+    checkpoint_path,
+    settings,
+    tokenizer_path=tokenizer_path,
+    language_in=language_in,
+    dtype=dtype,
+    vocabulary_texts=vocabulary_texts,
+  )
+  arguments = _describe(writer, passages, shard_size)
   folder = Location.of(output_dir)
   job = GenerationJob(
     folder=folder,
@@ -138,54 +161,18 @@ def generate(
     return _run(job, scan, arguments)
 
 
-def _read_settings(given: Mapping[str, Any]) -> QuerySettings:
-  """Checks the arguments of `generate` that need no file to be read."""
-  if given["shard_size"] < 1:
-    raise InputError(
-      f"shard_size is {given['shard_size']}", mend="use 1 or more"
-    )
-  sampling = Sampling(
-    top_k=given["top_k"],
-    top_p=given["top_p"],
-    temperature=given["temperature"],
-    approximate=given["approximate_top_k"],
-  )
-  same = (
-    "num_queries",
-    "max_input_length",
-    "max_query_length",
-    "seed",
-    "batch_size",
-  )
-  return QuerySettings(
-    languages=get_languages(given["languages"]),
-    sampling=sampling,
-    language_in=given["language_in"] or "prompt",
-    **{name: given[name] for name in same},
-  )
-
-
-def _open_writer(
-  given: Mapping[str, Any], settings: QuerySettings
-) -> tuple[QueryWriter, dict[str, Any]]:
-  """Loads the model; returns what writes, and what decides the bytes."""
-  writer = open_writer(
-    given["checkpoint_path"],
-    settings,
-    tokenizer_path=given["tokenizer_path"],
-    language_in=given["language_in"],
-    dtype=given["dtype"],
-    vocabulary_texts=given["vocabulary_texts"],
-  )
+def _describe(
+  writer: QueryWriter, passages: str | os.PathLike, shard_size: int
+) -> dict[str, Any]:
+  """What decides the bytes that are written."""
   described = writer.describe()
-  arguments = {
+  return {
     "generator": described.pop("generator"),
-    "passages": describe_files(list_passage_files(given["passages"])),
+    "passages": describe_files(list_passage_files(passages)),
     "settings": _to_json(writer.settings),
-    "shard_size": given["shard_size"],
+    "shard_size": shard_size,
     **described,
   }
-  return writer, arguments
 
 
 @dataclasses.dataclass(frozen=True)
