@@ -109,44 +109,83 @@ def plan(
     InputError: an unknown topology, no libtpu, a batch that cannot be split, or
       a model without sizes.
   """
-  arguments = dict(locals())
+  settings = PlanSettings(
+    topology=topology,
+    batch_size=batch_size,
+    num_partitions=num_partitions,
+    find_largest_batch=find_largest_batch,
+    max_compilations=max_compilations,
+    memory_per_chip=memory_per_chip,
+  )
   group = read_group(topology)
   if topology != LOCAL:
     check_libtpu(topology)
-  recipe = _make_recipe(arguments)
-  free = ("output_dir", "model", "initial_checkpoint_path")
-  claim = {k: v for k, v in arguments.items() if k not in free}
-  claim["model"] = recipe.model.describe()
-  folder = claim_output_dir(output_dir, stage="plan", arguments=claim)
+  recipe = Recipe(
+    stage=stage,
+    model=add_sizes(model, initial_checkpoint_path),
+    lengths=task_feature_lengths,
+    optimizer=optimizer,
+    weight_decay=weight_decay,
+    gradient_clip=gradient_clip,
+    axis_rules=axis_rules,
+    num_queries=num_queries,
+    top_k=top_k,
+    max_input_length=max_input_length,
+    max_query_length=max_query_length,
+  )
+  folder = claim_output_dir(
+    output_dir, stage="plan", arguments=_describe_claim(recipe, settings)
+  )
   if (folder / PLAN_FILE).exists():
     content = read_json(folder / PLAN_FILE, Plan)
   else:
-    memory = memory_per_chip or (group.chip and group.chip.memory)
-    planner = Planner(recipe, topology, memory, max_compilations)
     content = {"stage": stage, "topology": topology, "chip": group.kind}
-    content |= _measure(planner, group, arguments)
+    content |= _measure(recipe, group, settings)
     write_json(folder / PLAN_FILE, content)
   print(format_plan(content))
   return content
 
 
-def _make_recipe(arguments: Mapping[str, Any]) -> Recipe:
-  names = {field.name for field in dataclasses.fields(Recipe)}
-  given = {k: v for k, v in arguments.items() if k in names}
-  given["model"] = add_sizes(
-    arguments["model"], arguments["initial_checkpoint_path"]
-  )
-  return Recipe(**given, lengths=arguments["task_feature_lengths"])
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PlanSettings:
+  """Where a step is planned for, and what is looked for there.
+
+  Attributes are arguments of `plan` of the same names.
+  """
+
+  topology: str
+  batch_size: int | None
+  num_partitions: int
+  find_largest_batch: bool
+  max_compilations: int
+  memory_per_chip: float | None
+
+
+def _describe_claim(recipe: Recipe, settings: PlanSettings) -> dict[str, Any]:
+  """What decides a plan, by the names of `plan`'s arguments."""
+  fields = (field.name for field in dataclasses.fields(recipe))
+  described = {name: getattr(recipe, name) for name in fields}
+  lengths = described.pop("lengths")
+  return {
+    **dataclasses.asdict(settings),
+    **described,
+    "task_feature_lengths": lengths,
+    "model": recipe.model.describe(),
+  }
 
 
 def _measure(
-  planner: Planner, group: Group, arguments: Mapping[str, Any]
+  recipe: Recipe, group: Group, settings: PlanSettings
 ) -> dict[str, Any]:
-  asked = planner.measure(arguments["batch_size"], arguments["num_partitions"])
+  memory = settings.memory_per_chip or (group.chip and group.chip.memory)
+  planner = Planner(
+    recipe, settings.topology, memory, settings.max_compilations
+  )
+  asked = planner.measure(settings.batch_size, settings.num_partitions)
   largest = suggested = None
   if not planner.fits(asked):
     suggested = planner.find_partitions(asked)
-  if arguments["find_largest_batch"] and planner.memory is not None:
+  if settings.find_largest_batch and planner.memory is not None:
     largest = planner.find_largest(asked)
   described = {
     name: found and describe(found, group, planner.memory)
