@@ -11,6 +11,7 @@ from xqg_jax.cli.main import main
 from xqg_jax.data.passage_languages import read_passage_languages
 from xqg_jax.errors import InputError
 from xqg_jax.stages.store_center import center_store
+from xqg_jax.stages.store_verify import verify_store
 from xqg_jax.store.shards import ShardArrays
 from xqg_jax.store.store import open_store
 
@@ -74,6 +75,16 @@ def test_the_means_of_questions_go_along(world):
   means.write(world / "store")
   run(world)
   assert read_means(world / "centred").fingerprint == means.fingerprint
+
+
+def test_verify_reads_the_means_of_questions(world):
+  means = measure_means(VECTORS, ["fi", "fi", "ko"], encoder_fingerprint="e")
+  means.write(world / "store")
+  verify_store(store=world / "store")
+  path = world / "store" / "question_means.json"
+  path.write_text(path.read_text().replace("6.0", "7.0"))
+  with pytest.raises(InputError, match="differs from its checksum"):
+    verify_store(store=world / "store")
 
 
 def test_a_finished_run_is_opened_and_another_is_refused(world):

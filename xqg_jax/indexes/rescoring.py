@@ -151,4 +151,5 @@ def _score(
     of_own = np.where(counts[own] > 0, means[own], -np.inf)
     added = np.where(chosen < 0, of_all, of_own)
   added = np.where(np.isfinite(added), added, alone)
-  return (1 - settings.alpha) * alone + settings.alpha * added
+  scores = (1 - settings.alpha) * alone + settings.alpha * added
+  return scores.astype(np.float32)

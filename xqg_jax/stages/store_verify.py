@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from xqg_jax.augmentation.language_means import has_means, read_means
 from xqg_jax.errors import InputError
 from xqg_jax.io.progress import Progress
 from xqg_jax.store.shards import read_checked
@@ -14,6 +15,8 @@ from xqg_jax.store.store import EmbeddingStore, open_store
 
 def verify_store(*, store: str | os.PathLike) -> EmbeddingStore:
   """Reads all of a store: checksums, numbers of rows, and finite values.
+
+  The means of questions are read, too, where the store has them.
 
   Args:
     store: its folder, on disk or in a bucket.
@@ -35,6 +38,8 @@ def verify_store(*, store: str | os.PathLike) -> EmbeddingStore:
       except InputError as error:
         found.append(error)
         print(f"damaged: {error}", file=sys.stderr)
+  if has_means(opened.path):
+    read_means(opened.path)
   if found:
     raise InputError(
       f"{len(found)} damaged parts, the first of them: {found[0]}", where=store
