@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.helpers.tiny_collection import make_tokenizer
 from xqg_jax.errors import InputError
 from xqg_jax.io import leases
 from xqg_jax.io.buckets import BucketPath
@@ -20,6 +21,7 @@ from xqg_jax.io.files import (
 from xqg_jax.io.growing_files import GrowingFiles
 from xqg_jax.io.local_copies import copy_here
 from xqg_jax.io.locations import find_location, relate_location
+from xqg_jax.text.tokenizer import load_tokenizer
 
 
 @pytest.fixture
@@ -220,3 +222,13 @@ def test_growing_files_begin_with_what_is_there(bucket):
 def test_a_folder_is_found_from_where_it_was_noted(there, here, noted):
   assert relate_location(there, here) == noted
   assert str(find_location(noted, here)) == there
+
+
+def test_a_tokenizer_in_a_bucket_is_loaded(bucket, tmp_path, monkeypatch):
+  monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+  tokenizer = make_tokenizer("bert")
+  tokenizer.save(bucket / "model")
+  (bucket / "model" / "model.safetensors").write_text("large")
+  found = load_tokenizer(bucket / "model")
+  assert found.fingerprint == tokenizer.fingerprint
+  assert not any(tmp_path.rglob("*.safetensors"))

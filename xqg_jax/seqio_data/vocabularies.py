@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.files import read_json
+from xqg_jax.io.local_copies import copy_here
 from xqg_jax.io.paths import Path, to_path
 from xqg_jax.io.typed_json import Count
 from xqg_jax.text.tokenizer import SETTINGS_FILE, Tokenizer, load_tokenizer
@@ -60,7 +61,8 @@ def load_vocabulary(
   folder = to_path(name)
   if (folder / SENTENCEPIECE_FILE).exists():
     return seqio.SentencePieceVocabulary(
-      str(folder / SENTENCEPIECE_FILE), extra_ids=_read_extra_ids(folder)
+      str(copy_here(folder / SENTENCEPIECE_FILE)),
+      extra_ids=_read_extra_ids(folder),
     )
   return HuggingFaceVocabulary(path)
 

@@ -11,10 +11,13 @@ import tokenizers
 from jaxtyping import Int
 
 from xqg_jax.errors import InputError
+from xqg_jax.io.buckets import BucketPath
 from xqg_jax.io.files import read_json, write_json, write_text
+from xqg_jax.io.local_copies import copy_files
 from xqg_jax.io.paths import Path, to_path
 
 TOKENIZER_FILE = "tokenizer.json"
+_SMALL_FILES = (".json", ".txt", ".model")
 SETTINGS_FILE = "tokenizer_config.json"
 _T5_MODEL = "spiece.model"
 
@@ -128,6 +131,7 @@ def load_tokenizer(folder: str | os.PathLike) -> Tokenizer:
   folder = to_path(folder)
   if not folder.is_dir():
     raise InputError("no such folder", where=folder, mend="check the path")
+  folder = _copy_small_files(folder)
   path = folder / TOKENIZER_FILE
   if not path.exists():
     return _check_words(_make_tokenizer(folder), folder)
@@ -163,6 +167,14 @@ def _make_tokenizer(folder: Path) -> Tokenizer:
   from xqg_jax.text.sentencepiece import read_sentencepiece  # imports this one
 
   return read_sentencepiece(model.read_bytes(), where=model)
+
+
+def _copy_small_files(folder: Path) -> Path:
+  """The folder, or a local copy of a bucket's without its weights."""
+  if not isinstance(folder, BucketPath):
+    return folder
+  files = [p for p in folder.iterdir() if p.suffix in _SMALL_FILES]
+  return copy_files(files, folder)
 
 
 def _convert_tokenizer(folder: Path) -> Tokenizer:
