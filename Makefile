@@ -7,6 +7,7 @@ check: lint test
 lint:
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 	$(BIN)/lint-imports
 
 test:
