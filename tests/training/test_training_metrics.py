@@ -227,7 +227,7 @@ class StubRetrieval:
 @pytest.mark.usefixtures("small_runs")
 def test_dev_values_stand_in_the_rows_of_their_steps(tmp_path, monkeypatch):
   monkeypatch.setattr(dev_retrieval, "DevRetrieval", StubRetrieval)
-  monkeypatch.setattr(train, "DualEncoderModel", SmallModel)
+  monkeypatch.setattr(SmallModel, "is_encoder", True)
   settings = {
     "train_steps": 8,
     "log_period": 3,
