@@ -271,12 +271,12 @@ def test_a_passage_of_ten_megabytes(run, checkpoint):
   assert [prompt.is_cut for prompt in first] == [True, False]
 
 
-def test_control_characters_pass_through(run):
+def test_control_characters_of_texts_pass_through(run):
   text = "river\x00 rises\x07 in\x1b the\x85 hills\u2028\u202e."
-  folder, manifest = run([Passage("c\x01", text, "ti\x0btle"), *tiny.PASSAGES])
+  folder, manifest = run([Passage("c1", text, "ti\x0btle"), *tiny.PASSAGES])
   assert manifest["num_passages"] == 8
   rows = list(read_generated_queries(folder))
-  assert rows[0][1].passage_id == "c\x01"
+  assert rows[0][1].passage_id == "c1"
   for shard in folder.glob("part-*"):
     with gzip.open(shard, "rt", encoding="utf-8", newline="\n") as file:
       assert all(json.loads(line)["docid"] for line in file)

@@ -1,7 +1,7 @@
 """Progress bars: one that moves in a terminal, a line every 30 s in a log."""
 
 import sys
-import time
+from collections.abc import Callable
 from typing import Any
 
 import tqdm
@@ -16,6 +16,8 @@ class Progress(tqdm.tqdm):
   of the time left. Where standard error is no terminal, work of less than 30
   seconds writes nothing, and other work a line every 30 seconds.
   """
+
+  _time: Callable[[], float]  # tqdm's clock
 
   def __init__(self, *arguments: Any, **settings: Any):
     """Takes what `tqdm.tqdm` takes."""
@@ -34,7 +36,7 @@ class Progress(tqdm.tqdm):
       self._is_first = False
       self.n += n or 0
       self.initial = self.last_print_n = self.n
-      self.start_t = self.last_print_t = time.time()
+      self.start_t = self.last_print_t = self._time()
       return self.refresh() if self._is_terminal else False
     return super().update(n)
 
