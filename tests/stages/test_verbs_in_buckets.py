@@ -14,6 +14,7 @@ from xqg_jax.io.files import read_json
 from xqg_jax.models.bert.encoder import BertConfig
 from xqg_jax.models.dual_encoder.config import DualEncoderConfig
 from xqg_jax.stages import STAGES, plan, serve
+from xqg_jax.stages.augment import augment
 from xqg_jax.stages.index import build_index
 from xqg_jax.stages.update_index import update_index
 from xqg_jax.store.shards import ShardArrays
@@ -336,3 +337,20 @@ def test_a_scann_index_in_a_bucket_is_updated(tmp_path, monkeypatch):
     _, rows = index.search(vectors[20:25], 1)
   assert rows[:, 0].tolist() == [0, 1, 2, 3, 4]
   assert any(tmp_path.rglob("scann_config.pb"))
+
+
+def test_a_view_in_a_bucket_is_read_and_searched(road):
+  """Its vectors are added up from the store's as they are read."""
+  found = []
+  for root in (road, BucketPath(BUCKET)):
+    augment(store=root / "store", output_dir=root / "light", alpha=0.3)
+    with build_index(
+      embeddings=root / "light", output_dir=root / "light_index", kind="exact"
+    ) as index:
+      found.append(index.search(np.eye(16, dtype=np.float32), 3))
+  for one, other in zip(*found, strict=True):
+    assert one.tobytes() == other.tobytes()
+  options = {"without_digests": False}
+  written = _read_all(BucketPath(BUCKET), "light", **options)
+  assert written == _read_all(road, "light", **options)
+  assert "light/view.json" in written

@@ -24,8 +24,8 @@ from xqg_jax.augmentation.settings import Augmentation, AugmentationRecord
 from xqg_jax.errors import InputError
 from xqg_jax.io.claims import lock_folder
 from xqg_jax.io.files import fingerprint, read_json
-from xqg_jax.io.locations import Location, find_location
-from xqg_jax.io.paths import Path, to_path
+from xqg_jax.io.locations import find_location
+from xqg_jax.io.paths import Path, absolute_path
 from xqg_jax.io.typed_json import PathText, Versioned, check_json
 from xqg_jax.store.shards import ShardArrays, write_shards
 from xqg_jax.store.store import (
@@ -150,10 +150,9 @@ def open_view(path: str | os.PathLike) -> AugmentedView:
   Raises:
     InputError: neither of them there, or the view's store has changed.
   """
-  folder = Location.of(path)
-  if not folder.is_local or not (to_path(folder) / VIEW_FILE).exists():
+  view_file = absolute_path(path) / VIEW_FILE
+  if not view_file.exists():
     return AugmentedView(open_store(path))
-  view_file = to_path(folder) / VIEW_FILE
   versioned = read_json(view_file, Versioned)
   if versioned.get("format_version") != FORMAT_VERSION:
     raise InputError(

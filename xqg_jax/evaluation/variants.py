@@ -107,9 +107,7 @@ def _read_augmentation(
   noted = manifest.get("embeddings")
   if not noted:
     return None
-  location = find_location(noted, folder)
-  # Only stores, not views, lie in buckets.
-  if not location.is_local or not to_path(location).exists():
+  if not to_path(find_location(noted, folder)).exists():
     return None
   return _open_embeddings(folder, manifest).augmentation
 

@@ -255,10 +255,12 @@ class BucketPath:
       FileNotFoundError: there is none.
     """
     store, key = self._file
-    found = self._do(lambda: store.read(key), "read", _LARGE)
-    if found.state == "missing":
-      raise FileNotFoundError(f"{self}: no such file")
-    return found.value
+    # A small request first: one that moves much may be waited for much longer.
+    if self.generation() is not None:
+      found = self._do(lambda: store.read(key), "read", _LARGE)
+      if found.state != "missing":
+        return found.value
+    raise FileNotFoundError(f"{self}: no such file")
 
   def read_text(self, encoding: str = "utf-8") -> str:
     """All of a text file."""
@@ -302,7 +304,7 @@ class BucketPath:
     """
     store, key = self._file
     if known is None:
-      found = self._do(lambda: store.read(key), "read", _LARGE)
+      found = self._do(lambda: store.read(key, byte_range=slice(0, 0)), "read")
       if found.state != "missing":
         return False
       known = found.stamp.generation
@@ -376,7 +378,8 @@ class _BucketFile(io.RawIOBase):
     store, key = self._path._file
     for part in (slice(start, end), slice(start, None)):
       try:
-        found = store.read(key, byte_range=part).result()
+        answer = store.read(key, byte_range=part)
+        found = answer.result(timeout=_PATIENCE)
       except ValueError as error:  # a part that is not all there
         if "OUT_OF_RANGE" not in str(error):
           raise

@@ -8,12 +8,9 @@ import contextlib
 import dataclasses
 import json
 import os
-import pathlib
 import shutil
 from collections.abc import Iterator
 from typing import Any
-
-import tensorstore as ts
 
 from xqg_jax.errors import InputError
 from xqg_jax.io.buckets import BucketPath
@@ -73,41 +70,26 @@ class Location:
       return path.kvstore()
     return {"driver": "file", "path": f"{path}/"}
 
-  def _open(self) -> ts.KvStore:
-    try:
-      return ts.KvStore.open(self.kvstore(), context=CONTEXT).result()
-    except ValueError as error:
-      raise InputError(
-        f"cannot be reached ({str(error).splitlines()[0]})",
-        where=self,
-        mend="check the path and your credentials",
-      ) from None
-
   def read_bytes(self) -> bytes | None:
     """The content of a file, or None where there is none.
 
     Raises:
       InputError: there is something that cannot be read.
     """
-    if self.is_local and not pathlib.Path(self.path).is_file():
-      return None
     try:
-      found = self.parent._open().read(self.name).result()
-    except (ValueError, OSError) as error:
+      return to_path(self.path).read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+      return None
+    except OSError as error:
       raise InputError(
-        f"cannot be read ({str(error).splitlines()[0]})",
+        f"cannot be read ({error.strerror})",
         where=self,
         mend="check the path and your credentials",
       ) from None
-    return found.value if found.state == "value" else None
 
   def list_names(self) -> list[str]:
     """Names of the files and folders in a folder; none if there is none."""
-    if self.is_local:
-      folder = pathlib.Path(self.path)
-      return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
-    keys = self._open().list().result()
-    return sorted({key.decode().partition("/")[0] for key in keys})
+    return sorted(path.name for path in to_path(self.path).glob("*"))
 
   def read_json(self, schema: Any = object) -> Any:
     """The content of a JSON file, or None where there is none.
@@ -124,13 +106,14 @@ class Location:
     Raises:
       InputError: it cannot be written, as on a full disk.
     """
+    path = to_path(self.path)
+    if isinstance(path, BucketPath):
+      path.write_bytes(content)
+      return
     try:
-      if self.is_local:
-        with atomic_path(self.path) as partial:
-          partial.write_bytes(content)
-      else:
-        self.parent._open().write(self.name, content).result()
-    except (ValueError, OSError) as error:
+      with atomic_path(path) as partial:
+        partial.write_bytes(content)
+    except OSError as error:
       raise cannot_write(self, error) from None
 
   def write_json(self, value: Any) -> None:
@@ -140,10 +123,11 @@ class Location:
 
   def delete(self) -> None:
     """Deletes a folder with all that is in it, if it is there."""
-    if self.is_local:
-      shutil.rmtree(self.path, ignore_errors=True)
+    path = to_path(self.path)
+    if isinstance(path, BucketPath):
+      path.remove_tree()
     else:
-      self._open().delete_range(ts.KvStore.KeyRange()).result()
+      shutil.rmtree(path, ignore_errors=True)
 
   @contextlib.contextmanager
   def replace(self) -> Iterator["Location"]:
