@@ -26,8 +26,8 @@ SIZES = BertConfig(
 def gradients(dtype):
   """Of a loss of the last hidden states; also how often a primitive is used."""
   module = BertEncoder(SIZES, dtype)
-  tokens = np.random.default_rng(0).integers(0, 50, (3, 10))
-  rows = tokens, np.ones_like(tokens), np.tile(np.arange(10), (3, 1))
+  tokens = jnp.asarray(np.random.default_rng(0).integers(0, 50, (3, 10)))
+  rows = tokens, jnp.ones_like(tokens), jnp.tile(jnp.arange(10), (3, 1))
 
   def loss(params):
     hidden = module.apply({"params": params}, *rows)

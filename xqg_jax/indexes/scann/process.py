@@ -8,7 +8,7 @@ import sys
 import tempfile
 import weakref
 from collections.abc import Sequence
-from typing import IO, Any, BinaryIO, cast
+from typing import IO, Any, cast
 
 import numpy as np
 
@@ -35,8 +35,8 @@ class ScannProcess:
       stderr=self._log,
     )
     # They are there, since both are pipes.
-    self._requests = cast(BinaryIO, self._process.stdin)
-    self._replies = cast(BinaryIO, self._process.stdout)
+    self._requests = cast(IO[bytes], self._process.stdin)
+    self._replies = cast(IO[bytes], self._process.stdout)
     self.close = weakref.finalize(
       self, _end, self._process, self._requests, self._replies, self._log
     )
@@ -84,8 +84,8 @@ class ScannProcess:
 
 def _end(
   process: subprocess.Popen,
-  requests: BinaryIO,
-  replies: BinaryIO,
+  requests: IO[bytes],
+  replies: IO[bytes],
   log: IO[bytes],
 ) -> None:
   # The worker ends by itself when its input does; it may be gone already.

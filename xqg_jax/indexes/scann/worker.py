@@ -13,7 +13,7 @@ import pathlib
 import struct
 import sys
 from collections.abc import Sequence
-from typing import Any, BinaryIO
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,7 +24,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 def write_message(
-  stream: BinaryIO,
+  stream: IO[bytes],
   header: dict[str, Any],
   arrays: Sequence[np.ndarray] = (),
 ) -> None:
@@ -41,7 +41,7 @@ def write_message(
 
 
 def read_message(
-  stream: BinaryIO,
+  stream: IO[bytes],
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
   """Reads what `write_message` wrote.
 
@@ -57,12 +57,12 @@ def read_message(
   ]
 
 
-def _read_frame(stream: BinaryIO) -> bytes:
+def _read_frame(stream: IO[bytes]) -> bytes:
   (length,) = _LENGTH.unpack(_read_exactly(stream, _LENGTH.size))
   return _read_exactly(stream, length)
 
 
-def _read_exactly(stream: BinaryIO, length: int) -> bytes:
+def _read_exactly(stream: IO[bytes], length: int) -> bytes:
   content = stream.read(length)
   if len(content) < length:
     raise EOFError("the pipe was closed")
@@ -137,7 +137,7 @@ class _Server:
     return [scores, rows]
 
 
-def serve(requests: BinaryIO, replies: BinaryIO) -> None:
+def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
   """Answers requests until the pipe is closed."""
   server = None
   while True:
