@@ -17,6 +17,8 @@ from typing import IO, Any
 
 import numpy as np
 
+# Pipes, files and buffers.
+ByteStream = io.BufferedIOBase | IO[bytes]
 _LENGTH = struct.Struct("<Q")
 
 
@@ -24,7 +26,7 @@ _LENGTH = struct.Struct("<Q")
 
 
 def write_message(
-  stream: IO[bytes],
+  stream: ByteStream,
   header: dict[str, Any],
   arrays: Sequence[np.ndarray] = (),
 ) -> None:
@@ -41,7 +43,7 @@ def write_message(
 
 
 def read_message(
-  stream: IO[bytes],
+  stream: ByteStream,
 ) -> tuple[dict[str, Any], list[np.ndarray]]:
   """Reads what `write_message` wrote.
 
@@ -57,12 +59,12 @@ def read_message(
   ]
 
 
-def _read_frame(stream: IO[bytes]) -> bytes:
+def _read_frame(stream: ByteStream) -> bytes:
   (length,) = _LENGTH.unpack(_read_exactly(stream, _LENGTH.size))
   return _read_exactly(stream, length)
 
 
-def _read_exactly(stream: IO[bytes], length: int) -> bytes:
+def _read_exactly(stream: ByteStream, length: int) -> bytes:
   content = stream.read(length)
   if len(content) < length:
     raise EOFError("the pipe was closed")
@@ -137,7 +139,7 @@ class _Server:
     return [scores, rows]
 
 
-def serve(requests: IO[bytes], replies: IO[bytes]) -> None:
+def serve(requests: ByteStream, replies: ByteStream) -> None:
   """Answers requests until the pipe is closed."""
   server = None
   while True:
