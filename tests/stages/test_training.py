@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.helpers.tiny_collection import make_tokenizer, write_collection
+from tests.helpers.tiny_models import ENCODER, T5
 from xqg_jax.checkpoints import (
   list_steps,
   load_dual_encoder,
@@ -20,8 +21,6 @@ from xqg_jax.checkpoints import (
 )
 from xqg_jax.errors import InputError
 from xqg_jax.models.bert.encoder import BertConfig
-from xqg_jax.models.dual_encoder.config import DualEncoderConfig
-from xqg_jax.models.t5.network import T5Config
 from xqg_jax.runtime.sharding import make_mesh, shard_batch
 from xqg_jax.stages import train as training
 from xqg_jax.stages.train import train
@@ -38,18 +37,6 @@ BERT = BertConfig(
   num_attention_heads=2,
   intermediate_size=32,
   max_position_embeddings=32,
-)
-ENCODER = DualEncoderConfig(
-  pooling="mean", normalize=False, query_length=12, passage_length=16
-)
-T5 = T5Config(
-  vocab_size=200,
-  emb_dim=16,
-  num_heads=2,
-  head_dim=8,
-  mlp_dim=32,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
 )
 
 

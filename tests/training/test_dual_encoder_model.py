@@ -10,11 +10,12 @@ import pytest
 
 from tests.helpers import tiny_dual_encoder as tiny
 from tests.helpers.tiny_collection import make_tokenizer
+from tests.helpers.tiny_models import ENCODER as SHARED
+from tests.helpers.tiny_models import T5
 from xqg_jax.checkpoints import load_dual_encoder, save_params
 from xqg_jax.errors import InputError
 from xqg_jax.models.bert.encoder import BertConfig
 from xqg_jax.models.dual_encoder.config import (
-  DualEncoderConfig,
   ProjectionConfig,
 )
 from xqg_jax.models.t5.network import T5Config
@@ -30,18 +31,6 @@ BERT = BertConfig(
   num_attention_heads=2,
   intermediate_size=32,
   max_position_embeddings=32,
-)
-T5 = T5Config(
-  vocab_size=200,
-  emb_dim=16,
-  num_heads=2,
-  head_dim=8,
-  mlp_dim=32,
-  num_encoder_layers=1,
-  num_decoder_layers=1,
-)
-SHARED = DualEncoderConfig(
-  pooling="mean", normalize=False, query_length=12, passage_length=16
 )
 SEPARATE = dataclasses.replace(
   SHARED, share_encoders=False, projection=ProjectionConfig(size=12)

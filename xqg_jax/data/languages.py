@@ -9,7 +9,6 @@ name in prompts, and any script will do.
 
 import dataclasses
 import functools
-import importlib.util
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -239,8 +238,3 @@ def _load_identifier(
     return None, []
   identifier.set_languages(known)
   return identifier, known
-
-
-def can_identify_languages() -> bool:
-  """Whether the extra `langid` is installed."""
-  return importlib.util.find_spec("py3langid") is not None
